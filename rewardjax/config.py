@@ -1,0 +1,256 @@
+"""Typed settings: frozen dataclasses ↔ YAML ↔ command line. Defaults < YAML < command line.
+
+Every field of a settings class that is read from YAML has a default. A string under a field
+becomes its help text.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import difflib
+import io
+import itertools
+import json
+import re
+import sys
+import typing
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pydantic
+import tyro
+import yaml
+
+from rewardjax.errors import RewardJaxError, nearest
+
+T = TypeVar("T")
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML without duplicate keys, and with `1e-4` read as a number (YAML 1.1 makes it text)."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise yaml.MarkedYAMLError(
+                    problem=f"duplicate key {key!r}", problem_mark=key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:[0-9][0-9_]*)(?:\.[0-9_]*)?[eE][-+]?[0-9]+$"),
+    list("-+0123456789"),
+)
+
+
+def _read_mapping(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        what = "is a directory" if path.is_dir() else "does not exist"
+        raise RewardJaxError(f"config {str(path)!r} {what}; expected a YAML file")
+    try:
+        value = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+    except (UnicodeDecodeError, yaml.reader.ReaderError) as error:
+        raise RewardJaxError(f"config {str(path)!r} is not UTF-8 text; expected YAML") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or error
+        raise RewardJaxError(f"{path}{line}: not valid YAML: {problem}") from error
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise RewardJaxError(
+            f"config {str(path)!r} holds a {type(value).__name__}; expected keys and values"
+        )
+    return value
+
+
+def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        old = merged.get(key)
+        both = isinstance(old, dict) and isinstance(value, dict)
+        merged[key] = _merge(old, value) if both else value  # pyright: ignore
+    return merged
+
+
+def load_yaml(path: str | Path) -> dict[str, Any]:
+    """Read a YAML mapping; its `extends: other.yaml` (beside it) lies below it, one level only."""
+    path = Path(path)
+    values = _read_mapping(path)
+    parent = values.pop("extends", None)
+    if parent is None:
+        return values
+    if not isinstance(parent, str):
+        raise RewardJaxError(f"{path}: extends: expected one file name, got {parent!r}")
+    below = _read_mapping(path.parent / parent)
+    if "extends" in below:
+        raise RewardJaxError(
+            f"{path}: extends {parent!r}, which extends another file; at most one level is read"
+        )
+    return _merge(below, values)
+
+
+def field_types(cls: type) -> dict[str, Any]:
+    """Dotted name → type of every leaf field of a settings class."""
+    hints = typing.get_type_hints(cls)
+    leaves: dict[str, Any] = {}
+    for field in dataclasses.fields(cls):
+        kind = hints[field.name]
+        if dataclasses.is_dataclass(kind):
+            inner = field_types(typing.cast(type, kind))
+            leaves |= {f"{field.name}.{name}": value for name, value in inner.items()}
+        else:
+            leaves[field.name] = kind
+    return leaves
+
+
+def _suggest(name: str, options: Iterable[str]) -> str:
+    """A hint at the nearest option, or at one with the same last word in another section."""
+    options = list(options)
+    hint = nearest(name, options)
+    if hint:
+        return hint
+    by_word = {option.lstrip("-").rsplit(".", 1)[-1]: option for option in options}
+    close = difflib.get_close_matches(name.lstrip("-").rsplit(".", 1)[-1], by_word, n=1)
+    return f"; did you mean {by_word[close[0]]!r}?" if close else ""
+
+
+def _unknown(name: str, cls: type, where: str) -> RewardJaxError:
+    keys = list(field_types(cls))
+    sections = {key.rsplit(".", 1)[0] for key in keys if "." in key}
+    return RewardJaxError(f"{where}unknown key {name!r}{_suggest(name, [*keys, *sections])}")
+
+
+def from_dict(cls: type[T], values: dict[str, Any], *, source: str = "") -> T:
+    """Build settings from nested plain values, checking every key and type.
+
+    Raises:
+      RewardJaxError: unknown key (the nearest valid one is named), wrong type, missing key.
+    """
+    where = f"{source}: " if source else ""
+    return _build(cls, values, cls, "", where)
+
+
+def _build(cls: type[T], values: Any, root: type, prefix: str, where: str) -> T:
+    if not isinstance(values, dict):
+        raise RewardJaxError(
+            f"{where}{prefix.rstrip('.') or 'settings'}: expected keys and values, got {values!r}"
+        )
+    fields = {field.name: field for field in dataclasses.fields(typing.cast(Any, cls))}
+    for key in values:
+        if key not in fields:
+            raise _unknown(f"{prefix}{key}", root, where)
+    hints = typing.get_type_hints(cls)
+    arguments: dict[str, Any] = {}
+    for name, field in fields.items():
+        if name not in values:
+            required = (field.default, field.default_factory) == (dataclasses.MISSING,) * 2
+            if required:
+                raise RewardJaxError(f"{where}missing key {prefix}{name!r}")
+            continue
+        kind = hints[name]
+        if dataclasses.is_dataclass(kind):
+            inner = typing.cast(type, kind)
+            arguments[name] = _build(inner, values[name], root, f"{prefix}{name}.", where)
+        else:
+            arguments[name] = _leaf(kind, values[name], f"{prefix}{name}", where)
+    return cls(**arguments)
+
+
+def _leaf(kind: Any, value: Any, name: str, where: str) -> Any:
+    # JSON in strict mode is YAML's notion of types: lists fit tuples, text never fits numbers.
+    try:
+        text = json.dumps(value)
+        return pydantic.TypeAdapter(kind).validate_json(text, strict=True)
+    except TypeError as error:
+        raise RewardJaxError(f"{where}{name}: cannot use the value {value!r}") from error
+    except pydantic.ValidationError as error:
+        reason = error.errors()[0]["msg"]
+        reason = reason.removeprefix("Input should be ").removeprefix("Value error, ")
+        raise RewardJaxError(f"{where}{name}: got {value!r}, expected {reason}") from error
+
+
+def _flag_names(cls: type) -> dict[str, str]:
+    """Every flag that tyro makes for the leaves, as typed → dotted name."""
+    flags = {}
+    for name, kind in field_types(cls).items():
+        flags[f"--{name.replace('_', '-')}"] = name
+        if kind is bool:
+            head, _, last = name.replace("_", "-").rpartition(".")
+            flags[f"--{head + '.' if head else ''}no-{last}"] = name
+    return flags
+
+
+def _parse_error(cls: type, argv: list[str], prog: str, box: str) -> RewardJaxError:
+    """tyro's boxed message as one line; for an unknown flag, one that names the nearest."""
+    if "Unrecognized options" in box:
+        flags = _flag_names(cls)
+        for word in argv:
+            flag = word.split("=", 1)[0].replace("_", "-")
+            if word.startswith("--") and flag not in flags:
+                hint = _suggest(flag, flags) or f"; see {prog} --help"
+                return RewardJaxError(f"unknown option {flag!r}{hint}")
+    lines = [re.sub(r"[╭╮╰╯│─━┃┏┓┗┛]", " ", line).strip(" -") for line in box.splitlines()]
+    title, *body = [line for line in lines if line] or [box]
+    # The first paragraph under the title says what is wrong; help for the argument follows it.
+    start = lines.index(body[0]) if body else 0
+    paragraph = itertools.takewhile(bool, lines[start:])
+    return RewardJaxError(" ".join(paragraph) if body else title)
+
+
+def parse(
+    cls: type[T],
+    argv: list[str],
+    *,
+    prog: str,
+    description: str,
+    yaml_positional: bool = False,
+) -> T:
+    """Settings from the command line, over a YAML file's, over the class's defaults.
+
+    Args:
+      cls: a frozen dataclass, nested as wished.
+      argv: the arguments after the command's name. With `yaml_positional` the first word may be
+        a YAML file; the rest are flags (`--section.field value`).
+      prog: the command as typed, for the help text.
+
+    Raises:
+      RewardJaxError: unknown key or flag (the nearest is named), wrong type, unreadable file.
+      SystemExit: with code 0 after `--help`.
+    """
+    default: T | None = None
+    if yaml_positional:
+        prog_usage = f"{prog} [CONFIG.yaml]"
+        if argv and not argv[0].startswith("-"):
+            default = from_dict(cls, load_yaml(argv[0]), source=argv[0])
+            argv = argv[1:]
+    else:
+        prog_usage = prog
+    out, err = io.StringIO(), io.StringIO()
+    arguments: dict[str, Any] = {} if default is None else {"default": default}
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            return tyro.cli(cls, args=argv, prog=prog_usage, description=description, **arguments)
+    except SystemExit as stop:
+        if not stop.code:
+            sys.stdout.write(out.getvalue())
+            raise
+        raise _parse_error(cls, argv, prog, err.getvalue() or out.getvalue()) from stop
+
+
+def to_plain(config: Any) -> dict[str, Any]:
+    """Settings as nested dicts, lists and scalars."""
+    return json.loads(json.dumps(dataclasses.asdict(config), default=str))
+
+
+def to_yaml(config: Any) -> str:
+    """Settings as YAML text, in the order of the fields; `from_dict` reads it back."""
+    return yaml.safe_dump(to_plain(config), sort_keys=False, allow_unicode=True)

@@ -1,0 +1,74 @@
+"""A progress bar on standard error, and short notes; silent where standard error is no terminal."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+Advance = Callable[..., None]
+"""`advance(n=1, **fields)`: move on by `n`; the fields are shown beside the bar as `name value`."""
+
+
+def is_terminal() -> bool:
+    """Whether a person is likely to watch standard error."""
+    return sys.stderr is not None and sys.stderr.isatty()
+
+
+def note(message: str) -> None:
+    """Print one line for the person watching; nothing when standard error is not a terminal."""
+    if is_terminal():
+        Console(stderr=True, highlight=False, markup=False).print(message)
+
+
+def _format(fields: dict[str, object]) -> str:
+    shown = (
+        f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in fields.items()
+    )
+    return "  ".join(shown)
+
+
+@contextlib.contextmanager
+def bar(description: str, total: int, *, done: int = 0) -> Iterator[Advance]:
+    """Show a bar with count, elapsed time and time left while the block runs.
+
+    Args:
+      description: what is going on, a few words.
+      total: number of units; `done` of them lie behind us already (a resumed run).
+
+    Yields:
+      `advance(n=1, **fields)`.
+    """
+    if not is_terminal():
+        yield lambda n=1, **fields: None
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("ETA"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[info]}"),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(description, total=total, completed=done, info="")
+
+        def advance(n: int = 1, **fields: object) -> None:
+            if fields:
+                progress.update(task, advance=n, info=_format(fields))
+            else:
+                progress.update(task, advance=n)
+
+        yield advance
