@@ -1,0 +1,75 @@
+"""The canonical parameter tree: random initialisation, shapes, stacking, cutting.
+
+    {"embed_tokens": {"embedding"}, "layers": {"0": {"self_attn": {"q_proj": {"kernel"}, …}, …}, …},
+     "norm": {"scale"}, "lm_head": {"kernel"} if untied}
+
+Kernels are [in, out]. Checkpoints, rules and fingerprints speak these names; stacking for scanned
+layers is a view that `unstack_layers` undoes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from rewardjax.lm.config import LMConfig
+from rewardjax.lm.decoder import Decoder, Params, _abstract
+
+
+def init_params(config: LMConfig, key: jax.Array, dtype: Any = jnp.float32) -> Params:
+    """Random canonical parameters: N(0, 0.02²) matrices, unit norm scales, zero biases."""
+
+    def init(key):
+        params = nnx.to_pure_dict(nnx.state(Decoder(config, nnx.Rngs(key)), nnx.Param))
+        return jax.tree.map(lambda x: x.astype(dtype), params)
+
+    return jax.jit(init)(key)
+
+
+def param_shapes(config: LMConfig) -> Params:
+    """Canonical tree of `jax.ShapeDtypeStruct`s; allocates nothing."""
+    return nnx.to_pure_dict(_abstract(config, Decoder)[1])
+
+
+def stack_layers(params: Params) -> Params:
+    """Canonical tree → the same with "layers" as one layer's tree, every leaf with axis 0 = L."""
+    layers = params["layers"]
+    ordered = [layers[str(i)] for i in range(len(layers))]
+    return {**params, "layers": jax.tree.map(lambda *xs: jnp.stack(xs), *ordered)}
+
+
+def unstack_layers(params: Params) -> Params:
+    """Inverse of `stack_layers`; a canonical tree is returned unchanged."""
+    if not is_stacked(params):
+        return params
+    layers = params["layers"]
+    depth = jax.tree.leaves(layers)[0].shape[0]
+    split = {str(i): jax.tree.map(lambda x, i=i: x[i], layers) for i in range(depth)}
+    return {**params, "layers": split}
+
+
+def is_stacked(params: Params) -> bool:
+    """True for the output of `stack_layers`."""
+    return "self_attn" in params["layers"]
+
+
+def first_layers(config: LMConfig, params: Params, n: int) -> tuple[LMConfig, Params]:
+    """The model made of the first `n` layers, the embeddings, the final norm and the head.
+
+    Works on canonical and on stacked trees; arrays are shared or sliced, not changed.
+    """
+    if not 1 <= n <= config.num_hidden_layers:
+        raise ValueError(f"first_layers: n = {n}, expected 1..{config.num_hidden_layers}")
+    sliding = config.sliding_layers
+    if sliding is not None:
+        sliding = tuple(i for i in sliding if i < n)
+    config = dataclasses.replace(config, num_hidden_layers=n, sliding_layers=sliding)
+    if is_stacked(params):
+        layers = jax.tree.map(lambda x: x[:n], params["layers"])
+    else:
+        layers = {str(i): params["layers"][str(i)] for i in range(n)}
+    return config, {**params, "layers": layers}

@@ -1,0 +1,62 @@
+"""Rotary position embeddings, with the scalings that this library implements."""
+
+from __future__ import annotations
+
+import math
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from rewardjax.errors import RewardJaxError
+from rewardjax.lm.config import LMConfig
+
+ROPE_TYPES = ("default", "linear", "llama3", "factors")
+
+
+def inverse_frequencies(config: LMConfig) -> np.ndarray:
+    """float32[H/2]: radians per position of each rotated pair.
+
+    `linear` divides every frequency by `factor`; `llama3` divides the long wavelengths only, with
+    a smooth passage between (Llama 3.1's reference code); `factors` divides by a given vector (the
+    `rope_freqs` tensor of GGUF files). Raises RewardJaxError for other types.
+    """
+    half = np.arange(0, config.head_dim, 2, dtype=np.float32) / np.float32(config.head_dim)
+    freq = (1.0 / np.float32(config.rope_theta) ** half).astype(np.float32)
+    scaling = dict(config.rope_scaling or ())
+    kind = scaling.get("rope_type", "default")
+    if kind == "default":
+        return freq
+    if kind == "linear":
+        return freq / np.float32(scaling["factor"])
+    if kind == "factors":
+        return freq / np.asarray(scaling["factors"], np.float32)
+    if kind == "llama3":
+        factor, original = scaling["factor"], scaling["original_max_position_embeddings"]
+        low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
+        wavelength = 2 * math.pi / freq
+        smooth = (original / wavelength - low) / (high - low)
+        between = (1 - smooth) * freq / factor + smooth * freq
+        out = np.where(wavelength > original / low, freq / factor, between)
+        return np.where(wavelength < original / high, freq, out).astype(np.float32)
+    raise RewardJaxError(
+        f"rope type {kind!r} is not supported: expected one of {', '.join(ROPE_TYPES[:3])}"
+    )
+
+
+def cos_sin(
+    config: LMConfig, positions: Int[Array, "B T"]
+) -> tuple[Float[Array, "B T 1 H"], Float[Array, "B T 1 H"]]:
+    """float32 cosines and sines, each pair's angle in both halves (Hugging Face's layout)."""
+    angles = positions[..., None].astype(jnp.float32) * inverse_frequencies(config)
+    angles = jnp.concatenate([angles, angles], axis=-1)[:, :, None, :]
+    return jnp.cos(angles), jnp.sin(angles)
+
+
+def rotate(
+    x: Float[Array, "B T N H"], cos: Float[Array, "B T 1 H"], sin: Float[Array, "B T 1 H"]
+) -> Float[Array, "B T N H"]:
+    """Rotate dimension i against i + H/2 of every head; computed in float32, returned in x's."""
+    first, second = jnp.split(x, 2, axis=-1)
+    turned = jnp.concatenate([-second, first], axis=-1)
+    return (x * cos + turned * sin).astype(x.dtype)
