@@ -1,0 +1,45 @@
+"""rewardjax: steer frozen language models while they decode, with reward models trained in JAX.
+
+Importing this package imports nothing heavy; JAX loads when a function is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rewardjax.api import Generation, generate, perplexity, reward, reward_rows
+    from rewardjax.errors import RewardJaxError
+    from rewardjax.export import load_reward_model
+    from rewardjax.lm import load_lm
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Generation": "rewardjax.api",
+    "RewardJaxError": "rewardjax.errors",
+    "generate": "rewardjax.api",
+    "load_lm": "rewardjax.lm",
+    "load_reward_model": "rewardjax.export",
+    "perplexity": "rewardjax.api",
+    "reward": "rewardjax.api",
+    "reward_rows": "rewardjax.api",
+}
+
+__all__ = [
+    "Generation",
+    "RewardJaxError",
+    "generate",
+    "load_lm",
+    "load_reward_model",
+    "perplexity",
+    "reward",
+    "reward_rows",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'rewardjax' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME[name]), name)

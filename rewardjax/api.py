@@ -1,0 +1,379 @@
+"""The text façade, `import rewardjax as rj`: strings in, strings and arrays out.
+
+The one library file that holds tokenizers. Everything below it works on token ids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from rewardjax.decoding.loop import Program, TransformerLM
+from rewardjax.decoding.runner import Request, Row, SamplingConfig, bucket, decode_rows
+from rewardjax.decoding.sampling import capacity_for
+from rewardjax.errors import RewardJaxError
+from rewardjax.export import TrainedRewardModel
+from rewardjax.lm import LM, causal_mask, forward
+from rewardjax.metrics.perplexity import continuation_perplexity
+from rewardjax.rewards import Hidden, RewardModel, RewardParams
+
+Prompt = str | Sequence[int]
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One continuation; the same fields as a JSONL row of `rewardjax decode guided`."""
+
+    prompt: str
+    text: str
+    """the continuation alone, without the EOS or the stop string"""
+    token_ids: list[int]
+    """generated ids, with the EOS if it was drawn: T of them"""
+    logprobs: list[float]
+    """log-probability of each token under the steered distribution it was drawn from"""
+    base_logprobs: list[float]
+    """log-probability under the unsteered LM, whole vocabulary, temperature 1"""
+    rewards: list[list[float]]
+    """raw reward of each token, [T][A]; empty lists without a reward model"""
+    kl: list[float]
+    """KL(steered || unsteered whole distribution) at each step, nats"""
+    clipped_share: float
+    """share of the candidates whose raw reward lies outside [0, 1]"""
+    finish_reason: str
+    """eos, stop or length"""
+    seed: int
+    prompt_index: int
+    sample_index: int
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSONL row."""
+        return asdict(self)
+
+
+class EncodedPrompt(NamedTuple):
+    """A prompt with its ids and the index that seeds its samples."""
+
+    text: str
+    token_ids: list[int]
+    index: int
+
+
+def generate(
+    lm: LM,
+    prompts: Sequence[Prompt],
+    *,
+    reward_model: TrainedRewardModel | None = None,
+    beta: float = 0.0,
+    top_k: int = 20,
+    top_p: float = 1.0,
+    temperature: float = 1.0,
+    invert: bool = False,
+    max_new_tokens: int = 20,
+    num_samples: int = 1,
+    stop: str | Sequence[str] | None = None,
+    seed: int = 0,
+    batch_size: int = 32,
+    chat: bool = False,
+) -> list[list[Generation]]:
+    """Steered continuations, prompt by prompt and sample by sample.
+
+    Args:
+        lm: the frozen LM.
+        prompts: strings (encoded as `lm.tokenizer(text)`, nothing added) or lists of ids.
+        reward_model: what steers; None decodes the plain LM.
+        beta: guidance strength, >= 0; `invert` lowers the attribute.
+        top_k, top_p: candidates, chosen on the unsteered logits.
+        temperature: divides the steered scores; 0 is greedy.
+        max_new_tokens: longest continuation.
+        num_samples: samples per prompt.
+        stop: strings that end a continuation; they are not part of its text.
+        seed: with prompt index and sample index it decides each text, whatever the batch.
+        batch_size: rows decoded at once (memory and speed only, never the texts).
+        chat: wrap string prompts in the tokenizer's chat template.
+
+    Raises:
+        RewardJaxError: bad settings, an empty prompt, a prompt beyond the context, or a reward
+            model of another LM.
+    """
+    sampling = SamplingConfig(beta, top_k, top_p, temperature, invert, max_new_tokens, seed)
+    encoded = [encode_prompt(lm, prompt, i, chat=chat) for i, prompt in enumerate(prompts)]
+    rows = iterate_generations(
+        lm,
+        encoded,
+        sampling,
+        reward_model=reward_model,
+        num_samples=num_samples,
+        stop=[stop] if isinstance(stop, str) else stop or (),
+        batch_size=min(batch_size, max(1, len(encoded) * num_samples)),
+    )
+    return [[next(rows) for _ in range(num_samples)] for _ in encoded]
+
+
+def encode_prompt(lm: LM, prompt: Prompt, index: int, *, chat: bool = False) -> EncodedPrompt:
+    """Ids of one prompt. Raises RewardJaxError when it is empty or of the wrong type."""
+    if not isinstance(prompt, str):
+        ids = [int(token) for token in prompt]
+        if not ids or min(ids) < 0 or max(ids) >= lm.config.vocab_size:
+            raise RewardJaxError(
+                f"prompt {index} is {ids[:8]}; expected at least one id in 0 .."
+                f" {lm.config.vocab_size - 1}"
+            )
+        return EncodedPrompt(lm.tokenizer.decode(ids), ids, index)
+    if chat:
+        if not getattr(lm.tokenizer, "chat_template", None):
+            raise RewardJaxError(f"{lm.source} has no chat template; decode without chat")
+        turns = [{"role": "user", "content": prompt}]
+        ids = lm.tokenizer.apply_chat_template(
+            turns, add_generation_prompt=True, tokenize=True, return_dict=False
+        )
+    else:
+        ids = encode_text(lm, prompt)
+    if not ids:
+        raise RewardJaxError(f"prompt {index} is empty; expected at least one token of text")
+    return EncodedPrompt(prompt, list(ids), index)
+
+
+def encode_text(lm: LM, text: str) -> list[int]:
+    """Ids of a string as the LM's own tokenizer gives them; nothing is added."""
+    return list(lm.tokenizer(text, verbose=False)["input_ids"])
+
+
+def iterate_generations(
+    lm: LM,
+    prompts: Iterable[EncodedPrompt],
+    sampling: SamplingConfig,
+    *,
+    reward_model: TrainedRewardModel | None = None,
+    num_samples: int = 1,
+    stop: Sequence[str] = (),
+    batch_size: int = 32,
+    skip: int = 0,
+) -> Iterator[Generation]:
+    """Generations in order of prompt, then sample; the first `skip` rows are left out.
+
+    Checks everything before the first row is decoded, except prompts that are still to come.
+    """
+    if num_samples < 1 or batch_size < 1:
+        raise RewardJaxError(
+            f"num_samples is {num_samples} and batch_size {batch_size}; expected integers >= 1"
+        )
+    if any(not text for text in stop):
+        raise RewardJaxError("stop holds an empty string; expected non-empty strings")
+    if sampling.top_k > lm.config.vocab_size:
+        raise RewardJaxError(
+            f"top_k is {sampling.top_k}; expected at most the vocabulary's {lm.config.vocab_size}"
+        )
+    model, reward_params = reward_model.bind(lm) if reward_model else (None, None)
+    program = Program(
+        TransformerLM(lm.config),
+        model,
+        capacity_for(sampling.top_k, lm.config.vocab_size),
+        reward_model.link if reward_model else "clip",
+        lm.config.eos_token_ids,
+        lm.config.eos_token_ids[0] if lm.config.eos_token_ids else 0,
+    )
+    known: dict[int, EncodedPrompt] = {}
+
+    def requests() -> Iterator[Request]:
+        rows = 0
+        for prompt in prompts:
+            check_context(lm, prompt, sampling.max_new_tokens)
+            for sample in range(num_samples):
+                if rows >= skip:
+                    known[prompt.index] = prompt
+                    yield Request(prompt.token_ids, prompt.index, sample)
+                rows += 1
+
+    rows = decode_rows(
+        program,
+        lm.params,
+        reward_params,
+        requests(),
+        sampling,
+        batch_size=batch_size,
+        stop_check=partial(_stop_check, lm, stop) if stop else None,
+    )
+    for row in rows:
+        yield _to_generation(lm, known[row.request.prompt_index], row, stop, sampling.seed)
+        if row.request.sample_index == num_samples - 1:
+            del known[row.request.prompt_index]
+
+
+def check_context(lm: LM, prompt: EncodedPrompt, max_new_tokens: int) -> None:
+    """Refuses a prompt that leaves no room for the continuation."""
+    room = lm.config.max_position_embeddings
+    if len(prompt.token_ids) + max_new_tokens > room:
+        raise RewardJaxError(
+            f"prompt {prompt.index} has {len(prompt.token_ids)} tokens, which with"
+            f" {max_new_tokens} new ones exceeds the context of {room}; shorten it"
+        )
+
+
+def _stop_check(
+    lm: LM, stop: Sequence[str], request: Request, token_ids: Sequence[int]
+) -> int | None:
+    """Number of tokens up to the one that completes a stop string."""
+
+    def contains(n: int) -> bool:
+        text = continuation_text(lm, request.token_ids, token_ids[:n])
+        return any(s in text for s in stop)
+
+    if not contains(len(token_ids)):
+        return None
+    low, high = 1, len(token_ids)  # the text grows with n, so search by halves
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if contains(middle) else (middle + 1, high)
+    return low
+
+
+def _to_generation(
+    lm: LM, prompt: EncodedPrompt, row: Row, stop: Sequence[str], seed: int
+) -> Generation:
+    text = continuation_text(lm, prompt.token_ids, row.token_ids)
+    if row.finish_reason == "stop":
+        text = text[: min(at for s in stop if (at := text.find(s)) >= 0)]
+    return Generation(
+        prompt.text,
+        text,
+        row.token_ids,
+        row.logprobs.tolist(),
+        row.base_logprobs.tolist(),
+        row.rewards.tolist(),
+        row.kl.tolist(),
+        row.clipped_share,
+        row.finish_reason,
+        seed,
+        row.request.prompt_index,
+        row.request.sample_index,
+    )
+
+
+def continuation_text(lm: LM, prompt_ids: Sequence[int], token_ids: Sequence[int]) -> str:
+    """Text of the new ids as they read after the prompt (some tokenizers drop a first space)."""
+    decode = partial(lm.tokenizer.decode, skip_special_tokens=True)
+    before, whole = decode(list(prompt_ids)), decode([*prompt_ids, *token_ids])
+    return whole[len(before) :] if whole.startswith(before) else decode(list(token_ids))
+
+
+def reward(
+    lm: LM, reward_model: TrainedRewardModel, texts: Sequence[Prompt]
+) -> list[Float[np.ndarray, "T A"]]:
+    """Raw reward of every token of each text: entry t is R[x_<t, x_t].
+
+    A head on the base LM's states scores from the second token on (nothing was read before the
+    first); its first row is NaN.
+
+    Raises:
+        RewardJaxError: an empty or too long text, or a reward model of another LM.
+    """
+    model, params = reward_model.bind(lm)
+    rewards = []
+    for prompt in _encode_texts(lm, texts):
+        tokens, lengths = _pad([prompt.token_ids])
+        scores = np.array(_token_rewards(model, lm.params, params, tokens, lengths)[0])
+        scores[: model.first_scored] = np.nan
+        rewards.append(scores[: len(prompt.token_ids)])
+    return rewards
+
+
+def reward_rows(
+    lm: LM, reward_model: TrainedRewardModel, prefixes: Sequence[Prompt], *, chunk: int = 512
+) -> Float[np.ndarray, "N V A"]:
+    """Whole rows of the reward matrix: the raw reward of every token after each prefix.
+
+    Scored `chunk` tokens at a time, for every parametrization (RAD runs |V| candidates a row).
+    """
+    model, params = reward_model.bind(lm)
+    rows = [
+        np.asarray(_rows(model, lm.params, params, *_pad([prompt.token_ids]), chunk)[0])
+        for prompt in _encode_texts(lm, prefixes)
+    ]
+    return np.stack(rows) if rows else np.zeros((0, lm.config.vocab_size, model.outputs))
+
+
+def perplexity(
+    lm: LM, texts: Sequence[str], prompts: Sequence[str] | None = None
+) -> Float[np.ndarray, "N"]:
+    """Perplexity of each text; with prompts, of `texts[i]` as the continuation of `prompts[i]`.
+
+    exp((NLL(prompt + text) - NLL(prompt)) / (n_full - n_prompt)), methods.md §3. Without prompts
+    the first token of a text, which nothing precedes, is not scored.
+
+    Raises:
+        RewardJaxError: a text that adds no token, or that is longer than the context.
+    """
+    if prompts is not None and len(prompts) != len(texts):
+        raise RewardJaxError(
+            f"perplexity got {len(texts)} texts and {len(prompts)} prompts; expected as many"
+        )
+    alone = prompts if prompts is not None else [""] * len(texts)
+    prompt_ids = [encode_text(lm, prompt) if prompt else [] for prompt in alone]
+    full_ids = [encode_text(lm, p + t) for p, t in zip(alone, texts, strict=True)]
+    for i, (before, full) in enumerate(zip(prompt_ids, full_ids, strict=True)):
+        if len(full) <= max(1, len(before)):
+            raise RewardJaxError(
+                f"text {i} has no token to score after its prompt ({len(full)} in all); expected"
+                " at least one token that another precedes"
+            )
+    return continuation_perplexity(lm.config, lm.params, prompt_ids, full_ids)
+
+
+def _encode_texts(lm: LM, texts: Sequence[Prompt]) -> Iterator[EncodedPrompt]:
+    for index, text in enumerate(texts):
+        encoded = encode_prompt(lm, text, index)
+        check_context(lm, encoded, 0)
+        yield encoded
+
+
+def _pad(rows: Sequence[Sequence[int]]) -> tuple[Array, Array]:
+    width = bucket(max(len(row) for row in rows))
+    tokens = np.zeros((len(rows), width), np.int32)
+    for i, row in enumerate(rows):
+        tokens[i, : len(row)] = row
+    return jnp.asarray(tokens), jnp.asarray([len(row) for row in rows], jnp.int32)
+
+
+def _hidden(model: RewardModel, lm_params: Any, tokens: Array, lengths: Array) -> Hidden:
+    if not model.layers:
+        return {}
+    positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
+    mask = causal_mask(lengths, tokens.shape[1])
+    return forward(model.lm, lm_params, tokens, positions, mask, capture=model.layers)[0]
+
+
+@partial(jax.jit, static_argnames="model")
+def _token_rewards(
+    model: RewardModel,
+    lm_params: Any,
+    params: RewardParams,
+    tokens: Int[Array, "B T"],
+    lengths: Int[Array, "B"],
+) -> Float[Array, "B T A"]:
+    hidden = _hidden(model, lm_params, tokens, lengths)
+    return model.token_rewards(params, tokens, lengths, hidden)
+
+
+@partial(jax.jit, static_argnames=("model", "chunk"))
+def _rows(
+    model: RewardModel,
+    lm_params: Any,
+    params: RewardParams,
+    tokens: Int[Array, "B T"],
+    lengths: Int[Array, "B"],
+    chunk: int,
+) -> Float[Array, "B V A"]:
+    hidden = _hidden(model, lm_params, tokens, lengths)
+    last = {
+        layer: jnp.take_along_axis(h, lengths[:, None, None] - 1, axis=1)[:, 0]
+        for layer, h in hidden.items()
+    }
+    cache = model.prefill(params, tokens, lengths, hidden, max_new_tokens=0, num_candidates=chunk)
+    return model.rows(params, cache, last, tokens.shape[0], chunk)

@@ -1,0 +1,224 @@
+"""The decoding loop: prefill, then a `lax.scan` of `decode_step`. It knows no method.
+
+One step: LM step -> candidates -> rewards -> guidance -> draw -> both caches -> records.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from rewardjax.decoding.guidance import LINKS, clipped_share, steer
+from rewardjax.decoding.sampling import candidate_logprobs, draw, select_candidates
+from rewardjax.decoding.state import DecodeState, Settings, empty_records
+from rewardjax.lm import KVCache, LMConfig, causal_mask, forward, unembed
+from rewardjax.rewards import Hidden, RewardModel, RewardParams
+
+PyTree = Any
+
+
+@runtime_checkable
+class BaseLM(Protocol):
+    """What the loop asks of a language model; static and hashable."""
+
+    def prefill(
+        self,
+        params: PyTree,
+        tokens: Int[Array, "B T"],
+        lengths: Int[Array, "B"],
+        layers: tuple[int, ...],
+        max_new_tokens: int,
+    ) -> tuple[Hidden, PyTree]:
+        """Hidden states of the prompts at `layers`, and a cache with room for new tokens."""
+        ...
+
+    def step(
+        self,
+        params: PyTree,
+        cache: PyTree,
+        token: Int[Array, "B"],
+        positions: Int[Array, "B"],
+        layers: tuple[int, ...],
+    ) -> tuple[Float[Array, "B V"], Hidden, PyTree]:
+        """Next-token logits after `token`, the states (layer -> [B, D]) at it, the cache."""
+        ...
+
+
+@dataclass(frozen=True)
+class TransformerLM:
+    """The frozen transformer as a `BaseLM`."""
+
+    config: LMConfig
+
+    def prefill(self, params, tokens, lengths, layers, max_new_tokens):
+        batch, length = tokens.shape
+        dtype = params["embed_tokens"]["embedding"].dtype
+        cache = KVCache.empty(self.config, batch, length + max_new_tokens, dtype)
+        mask = jnp.pad(causal_mask(lengths, length), ((0, 0), (0, 0), (0, max_new_tokens)))
+        positions = jnp.broadcast_to(jnp.arange(length), tokens.shape)
+        return forward(self.config, params, tokens, positions, mask, cache=cache, capture=layers)
+
+    def step(self, params, cache, token, positions, layers):
+        top = self.config.num_hidden_layers
+        at = positions[:, None]
+        mask = jnp.arange(cache.capacity)[None, None] <= at[..., None]
+        hidden, cache = forward(
+            self.config, params, token[:, None], at, mask, cache=cache, capture=(*layers, top)
+        )
+        logits = unembed(self.config, params, hidden[top][:, 0])
+        return logits, {layer: hidden[layer][:, 0] for layer in layers}, cache
+
+
+@dataclass(frozen=True)
+class Program:
+    """Everything static about a decoding run: one compile per program, batch and length."""
+
+    lm: BaseLM
+    reward_model: RewardModel | None
+    num_candidates: int
+    link: str = "clip"
+    eos_ids: tuple[int, ...] = ()
+    pad_id: int = 0
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """Layers of the LM that the reward model reads."""
+        return self.reward_model.layers if self.reward_model else ()
+
+
+@partial(jax.jit, static_argnames=("program", "max_new_tokens"))
+def prefill(
+    program: Program,
+    lm_params: PyTree,
+    reward_params: RewardParams | None,
+    tokens: Int[Array, "B T"],
+    lengths: Int[Array, "B"],
+    keys: Key[Array, "B"],
+    settings: Settings,
+    done: Bool[Array, "B"],
+    row_limit: Int[Array, "B"],
+    max_new_tokens: int,
+) -> DecodeState:
+    """Reads right-padded prompts (at least one token each) into a fresh state.
+
+    The first step feeds the last prompt token again, at its own position, so every step is alike
+    and no forward is wasted after the last draw.
+    """
+    hidden, lm_cache = program.lm.prefill(
+        lm_params, tokens, lengths, program.layers, max_new_tokens
+    )
+    reward_cache = ()
+    if program.reward_model is not None:
+        reward_cache = program.reward_model.prefill(
+            reward_params,
+            tokens,
+            lengths,
+            hidden,
+            max_new_tokens=max_new_tokens,
+            num_candidates=program.num_candidates,
+        )
+    batch = tokens.shape[0]
+    outputs = program.reward_model.outputs if program.reward_model else 0
+    return DecodeState(
+        **empty_records(batch, max_new_tokens, outputs, program.pad_id),
+        row_step=jnp.zeros(batch, jnp.int32),
+        max_new_tokens=row_limit,
+        last_token=jnp.take_along_axis(tokens, lengths[:, None] - 1, axis=1)[:, 0],
+        positions=lengths - 1,
+        done=done,
+        keys=keys,
+        settings=settings,
+        lm_cache=lm_cache,
+        reward_cache=reward_cache,
+    )
+
+
+def decode_step(
+    program: Program, lm_params: PyTree, reward_params: RewardParams | None, state: DecodeState
+) -> DecodeState:
+    """Draws one token for every row that is not done."""
+    logits, hidden, lm_cache = program.lm.step(
+        lm_params, state.lm_cache, state.last_token, state.positions, program.layers
+    )
+    settings = state.settings
+    candidates = select_candidates(logits, program.num_candidates, settings.top_k, settings.top_p)
+    rewards, scores, pending = None, candidates.logits, None
+    if program.reward_model is not None:
+        rewards, pending = program.reward_model.candidate_rewards(
+            reward_params, state.reward_cache, hidden, candidates.ids
+        )
+        link = LINKS[program.link]
+        scores = steer(candidates.logits, rewards[..., 0], link, settings.beta, settings.invert)
+    logprobs = candidate_logprobs(scores, candidates.mask, settings.temperature)
+    step_keys = jax.vmap(jax.random.fold_in)(state.keys, state.row_step)
+    chosen = draw(step_keys, logprobs, settings.temperature)
+
+    reward_cache = state.reward_cache
+    if program.reward_model is not None:
+        reward_cache = program.reward_model.advance(
+            reward_params, state.reward_cache, pending, chosen
+        )
+    # log p of the candidates under the whole, unsteered distribution
+    base = candidates.logits - jax.nn.logsumexp(logits, axis=-1, keepdims=True)
+    divergence = jnp.where(candidates.mask, jnp.exp(logprobs) * (logprobs - base), 0.0)
+    pick = lambda values: jnp.take_along_axis(values, chosen[:, None], axis=1)[:, 0]  # noqa: E731
+    record = {
+        "tokens": pick(candidates.ids),
+        "logprobs": pick(logprobs),
+        "base_logprobs": pick(base),
+        "kl": divergence.sum(axis=-1),
+    }
+    if rewards is not None:
+        record["rewards"] = jnp.take_along_axis(rewards, chosen[:, None, None], axis=1)[:, 0]
+        record["clipped"] = clipped_share(rewards[..., 0], candidates.mask)
+    return _advance(program, state, record, lm_cache, reward_cache)
+
+
+def _advance(
+    program: Program, state: DecodeState, record: dict, lm_cache: PyTree, reward_cache: PyTree
+) -> DecodeState:
+    """Writes the step's record into the rows that are not done and moves them on."""
+    active = ~state.done
+    rows = jnp.arange(state.done.shape[0])
+    # A finished row's record goes out of range and is dropped.
+    at = jnp.where(active, state.row_step, state.tokens.shape[1])
+    written = {
+        name: getattr(state, name).at[rows, at].set(value, mode="drop")
+        for name, value in record.items()
+    }
+    token = record["tokens"]
+    row_step = state.row_step + active
+    ended = jnp.isin(token, jnp.array(program.eos_ids, jnp.int32))
+    return dataclasses.replace(
+        state,
+        **written,
+        row_step=row_step,
+        last_token=jnp.where(active, token, state.last_token),
+        positions=state.positions + active,
+        done=state.done | ended | (row_step >= state.max_new_tokens),
+        lm_cache=lm_cache,
+        reward_cache=reward_cache,
+    )
+
+
+@partial(jax.jit, static_argnames=("program", "n"), donate_argnames="state")
+def run(
+    program: Program,
+    lm_params: PyTree,
+    reward_params: RewardParams | None,
+    state: DecodeState,
+    n: int,
+) -> DecodeState:
+    """Up to n more steps; once every row is done the rest is skipped."""
+
+    def step(state: DecodeState, _: None) -> tuple[DecodeState, None]:
+        advance = partial(decode_step, program, lm_params, reward_params)
+        return jax.lax.cond(state.done.all(), lambda s: s, advance, state), None
+
+    return jax.lax.scan(step, state, length=n)[0]

@@ -1,0 +1,76 @@
+"""Candidates from unsteered logits, and one draw per row.
+
+The documented order of decoding: candidates by top-k, then top-p, on the **unsteered** logits ->
+guidance -> divide by the temperature -> draw (methods.md §9.4, §9.5). top_k = 1 or temperature = 0
+is greedy.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Key
+
+CAPACITIES = (1, 32, 128)
+"""Static numbers of candidates; above them the whole vocabulary. k itself is traced."""
+
+
+class Candidates(NamedTuple):
+    """The tokens that may be drawn, best first."""
+
+    ids: Int[Array, "B C"]
+    logits: Float[Array, "B C"]
+    mask: Bool[Array, "B C"]
+    """False beyond the row's top-k or outside its nucleus"""
+
+
+def capacity_for(top_k: int, vocab_size: int) -> int:
+    """Smallest static candidate capacity that holds k: one compile serves many k."""
+    return next((c for c in CAPACITIES if top_k <= c <= vocab_size), vocab_size)
+
+
+def select_candidates(
+    logits: Float[Array, "B V"], capacity: int, top_k: Int[Array, "B"], top_p: Float[Array, "B"]
+) -> Candidates:
+    """Top-k, then the nucleus of what top-k left (as Hugging Face's warpers are chained).
+
+    A candidate stays while the probability of those before it, renormalised over the top-k, is
+    below top_p; the best one always stays.
+    """
+    values, ids = jax.lax.top_k(logits, capacity)
+    mask = jnp.arange(capacity) < top_k[:, None]
+    probabilities = jax.nn.softmax(values, axis=-1, where=mask)
+    before = jnp.cumsum(probabilities, axis=-1) - probabilities
+    mask &= (before < top_p[:, None]) | (jnp.arange(capacity) == 0)
+    return Candidates(ids, values, mask)
+
+
+def candidate_logprobs(
+    scores: Float[Array, "B C"], mask: Bool[Array, "B C"], temperature: Float[Array, "B"]
+) -> Float[Array, "B C"]:
+    """Log-probabilities of the steered scores over the candidates; -inf elsewhere.
+
+    Temperature 0 (greedy) reports the distribution at temperature 1: the draw does not use it.
+    """
+    scaled = scores / jnp.where(temperature > 0, temperature, 1.0)[:, None]
+    return jax.nn.log_softmax(jnp.where(mask, scaled, -jnp.inf), axis=-1)
+
+
+def draw(
+    keys: Key[Array, "B"], logprobs: Float[Array, "B C"], temperature: Float[Array, "B"]
+) -> Int[Array, "B"]:
+    """Index of one candidate per row, by inverting the distribution at one uniform number.
+
+    One uniform per row and step, so the draw depends neither on the candidate capacity nor on the
+    rest of the batch. Greedy rows take the most probable candidate.
+    """
+    uniform = jax.vmap(jax.random.uniform)(keys)[:, None]
+    probabilities = jnp.exp(logprobs)
+    cumulative = jnp.cumsum(probabilities, axis=-1)
+    drawn = jnp.sum(cumulative <= uniform * cumulative[:, -1:], axis=-1)
+    # Rounding can carry the sum past the last candidate that may be drawn.
+    last = probabilities.shape[1] - 1 - jnp.argmax(probabilities[:, ::-1] > 0, axis=-1)
+    greedy = jnp.argmax(logprobs, axis=-1)
+    return jnp.where(temperature > 0, jnp.minimum(drawn, last), greedy).astype(jnp.int32)

@@ -1,0 +1,199 @@
+"""Reward models as directories: what was trained, and which LM it belongs to.
+
+    config.json           parametrization, link, base LM (source, fingerprint), backbone
+    model.safetensors     the trainable part only, float32; names are paths in the parameter tree
+
+The frozen part (embeddings) is read from the LM again, whose fingerprint must match.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from rewardjax.decoding.guidance import LINKS
+from rewardjax.errors import RewardJaxError
+from rewardjax.lm import LM, LMConfig, first_layers, load_lm
+from rewardjax.rewards import RewardModel, RewardModelConfig, RewardParams, build
+
+PyTree = Any
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class TrainedRewardModel:
+    """A reward model as trained, not yet tied to a loaded LM: call `bind`."""
+
+    config: RewardModelConfig
+    link: str
+    """how raw rewards become rho in decoding: a key of `rewardjax.decoding.guidance.LINKS`"""
+    base_source: str
+    base_fingerprint: str
+    transformer: LMConfig | None
+    backbone_fingerprint: str | None
+    """of the LM that the backbone of its own started from"""
+    trainable: PyTree
+
+    def bind(self, lm: LM) -> tuple[RewardModel, RewardParams]:
+        """The static model and its parameters on this LM.
+
+        Raises:
+            RewardJaxError: another LM than the one it was trained for (both fingerprints named).
+        """
+        if lm.fingerprint != self.base_fingerprint:
+            raise RewardJaxError(
+                f"this reward model belongs to the LM {self.base_source!r} with fingerprint"
+                f" {self.base_fingerprint}, but {lm.source!r} has fingerprint {lm.fingerprint};"
+                " load that LM, or train a reward model for this one"
+            )
+        model = build(self.config, lm.config, self.transformer)
+        if self.config.parametrization == "rad":
+            return model, RewardParams(self.trainable, {})
+        _, weights, fingerprint = start(self.config, lm)
+        if fingerprint != self.backbone_fingerprint:
+            raise RewardJaxError(
+                f"the backbone's source {self.config.init!r} has fingerprint {fingerprint}, but"
+                f" this reward model was trained from {self.backbone_fingerprint}; restore it"
+            )
+        return model, RewardParams(self.trainable, model.freeze(weights))
+
+
+def start(config: RewardModelConfig, lm: LM) -> tuple[RewardModel, PyTree, str | None]:
+    """Static model, the weights it starts from, and the fingerprint of a backbone's source.
+
+    Raises:
+        RewardJaxError: a backbone whose vocabulary gives other ids than the LM's.
+    """
+    if config.backbone == "base":
+        return build(config, lm.config), lm.params, None
+    source = load_lm(config.init) if config.init is not None else lm
+    if source is not lm:
+        compare_vocabularies(lm, source)
+    layers = config.num_layers or source.config.num_hidden_layers
+    transformer, weights = first_layers(source.config, source.params, layers)
+    return build(config, lm.config, transformer), weights, source.fingerprint
+
+
+def compare_vocabularies(lm: LM, backbone: LM) -> None:
+    """Refuses a backbone whose ids differ: the same id must be the same token in both."""
+    ours, theirs = lm.vocab, backbone.vocab
+    different = [
+        token for token in ours.keys() | theirs.keys() if ours.get(token) != theirs.get(token)
+    ]
+    if different or lm.config.vocab_size > backbone.config.vocab_size:
+        first = min(different, default="")
+        raise RewardJaxError(
+            f"vocabularies differ: {len(different)} tokens have other ids in {backbone.source!r}"
+            f" than in {lm.source!r} (e.g. {first!r}: {theirs.get(first)} against"
+            f" {ours.get(first)}); choose a backbone that shares the LM's tokenizer"
+        )
+
+
+def save_reward_model(
+    directory: str | Path,
+    config: RewardModelConfig,
+    trainable: PyTree,
+    lm: LM,
+    *,
+    link: str = "clip",
+    transformer: LMConfig | None = None,
+    backbone_fingerprint: str | None = None,
+) -> TrainedRewardModel:
+    """Writes a reward model; the directory appears whole or not at all."""
+    trained = TrainedRewardModel(
+        config, link, lm.source, lm.fingerprint, transformer, backbone_fingerprint, trainable
+    )
+    directory = Path(directory)
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=directory.parent, prefix=".reward_model-") as scratch:
+        new = Path(scratch) / "new"
+        new.mkdir()
+        tensors = {name: np.asarray(x, np.float32) for name, x in _flatten(trainable).items()}
+        save_file(tensors, new / "model.safetensors")
+        description = {
+            "format": FORMAT,
+            "reward_model": asdict(config),
+            "link": link,
+            "base_lm": {"source": lm.source, "fingerprint": lm.fingerprint},
+            "transformer": transformer.to_dict() if transformer else None,
+            "backbone_fingerprint": backbone_fingerprint,
+        }
+        (new / "config.json").write_text(json.dumps(description, indent=2) + "\n")
+        if directory.exists():
+            os.replace(directory, Path(scratch) / "old")
+        os.replace(new, directory)
+    return trained
+
+
+def load_reward_model(directory: str | Path) -> TrainedRewardModel:
+    """Reads what `save_reward_model` wrote.
+
+    Raises:
+        RewardJaxError: missing, truncated or inconsistent files, named.
+    """
+    directory = Path(directory)
+    path = directory / "config.json"
+    if not path.is_file():
+        raise RewardJaxError(
+            f"{directory} is not a reward model directory: it has no config.json; expected what"
+            " `rewardjax train reward-model` writes to RUN_DIR/reward_model"
+        )
+    try:
+        saved = json.loads(path.read_text(encoding="utf-8"))
+        config = RewardModelConfig(**saved["reward_model"])
+        transformer = saved["transformer"] and LMConfig.from_dict(saved["transformer"])
+        base = saved["base_lm"]
+        trained = TrainedRewardModel(
+            config,
+            saved["link"],
+            base["source"],
+            base["fingerprint"],
+            transformer,
+            saved["backbone_fingerprint"],
+            _load_tensors(directory / "model.safetensors"),
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise RewardJaxError(
+            f"{path} is damaged or from another version of rewardjax"
+            f" ({type(error).__name__}: {error}); train or copy the reward model again"
+        ) from error
+    if saved.get("format") != FORMAT or trained.link not in LINKS:
+        raise RewardJaxError(
+            f"{path}: format {saved.get('format')!r} with link {trained.link!r}; this version reads"
+            f" format {FORMAT} with link {' or '.join(LINKS)}"
+        )
+    return trained
+
+
+def _load_tensors(path: Path) -> PyTree:
+    try:
+        flat = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise RewardJaxError(
+            f"{path} cannot be read ({error}); train or copy the reward model again"
+        ) from error
+    tree: dict = {}
+    for name, value in flat.items():
+        *parents, leaf = name.split(".")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[leaf] = jnp.asarray(value)
+    return tree
+
+
+def _flatten(tree: PyTree, prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for name, value in tree.items():
+        path = f"{prefix}{name}"
+        flat |= _flatten(value, f"{path}.") if isinstance(value, dict) else {path: value}
+    return flat

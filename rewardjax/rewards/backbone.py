@@ -1,0 +1,118 @@
+"""A reward model's own transformer: prefixes in, hidden states out, with an explicit cache.
+
+A backbone of its own prepends its BOS in training and in decoding, so that the first token of a
+text is scored too: text position t is transformer position t + 1.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from rewardjax.lm import KVCache, LMConfig, causal_mask, forward
+
+PyTree = Any
+
+
+class PrefixCache(NamedTuple):
+    """Keys and values of what the backbone has read."""
+
+    kv: KVCache
+    lengths: Int[Array, "B"]
+    """tokens read per row, the BOS included: the next token's position and slot"""
+
+
+def bos_id(config: LMConfig) -> int:
+    """The id put in front of every text: the BOS, or the EOS where a model has none (GPT-2)."""
+    if config.bos_token_id is not None:
+        return config.bos_token_id
+    return config.eos_token_ids[0] if config.eos_token_ids else 0
+
+
+def with_bos(config: LMConfig, tokens: Int[Array, "B T"]) -> Int[Array, "B T1"]:
+    """Tokens with the BOS in front; lengths grow by one."""
+    return jnp.pad(tokens, ((0, 0), (1, 0)), constant_values=bos_id(config))
+
+
+def encode(
+    config: LMConfig, weights: PyTree, tokens: Int[Array, "B T"], lengths: Int[Array, "B"]
+) -> Float[Array, "B T1 D"]:
+    """Final hidden states of BOS + tokens: entry t has read the BOS and the first t tokens."""
+    tokens = with_bos(config, tokens)
+    top = config.num_hidden_layers
+    hidden, _ = forward(
+        config,
+        weights,
+        tokens,
+        _positions(tokens),
+        causal_mask(lengths + 1, tokens.shape[1]),
+        capture=(top,),
+    )
+    return hidden[top]
+
+
+def prefill(
+    config: LMConfig,
+    weights: PyTree,
+    tokens: Int[Array, "B T"],
+    lengths: Int[Array, "B"],
+    extra: int,
+) -> tuple[Float[Array, "B D"], PrefixCache]:
+    """Reads BOS + prompts into a cache with `extra` free slots; the state at each last token."""
+    tokens = with_bos(config, tokens)
+    batch, length = tokens.shape
+    dtype = weights["embed_tokens"]["embedding"].dtype
+    kv = KVCache.empty(config, batch, length + extra, dtype)
+    mask = jnp.pad(causal_mask(lengths + 1, length), ((0, 0), (0, 0), (0, extra)))
+    top = config.num_hidden_layers
+    hidden, kv = forward(
+        config, weights, tokens, _positions(tokens), mask, cache=kv, capture=(top,)
+    )
+    assert kv is not None
+    last = jnp.take_along_axis(hidden[top], lengths[:, None, None], axis=1)[:, 0]
+    return last, PrefixCache(kv, lengths + 1)
+
+
+def append(
+    config: LMConfig, weights: PyTree, cache: PrefixCache, token: Int[Array, "B"]
+) -> tuple[Float[Array, "B D"], PrefixCache]:
+    """Reads one more token per row: its hidden state, and the grown cache."""
+    at = cache.lengths[:, None]
+    mask = jnp.arange(cache.kv.capacity)[None, None] <= at[..., None]
+    top = config.num_hidden_layers
+    hidden, kv = forward(config, weights, token[:, None], at, mask, cache=cache.kv, capture=(top,))
+    assert kv is not None
+    return hidden[top][:, 0], PrefixCache(kv, cache.lengths + 1)
+
+
+def score_candidates(
+    config: LMConfig, weights: PyTree, cache: PrefixCache, candidates: Int[Array, "B C"]
+) -> tuple[Float[Array, "B C D"], KVCache]:
+    """Reads each candidate as one query over the one shared prefix: it sees the prefix and itself.
+
+    The candidates' keys and values land in the C free slots behind the prefix; `keep` then moves
+    the chosen one's to the front. No copy of the prefix is made (methods.md §9.8).
+    """
+    width = candidates.shape[1]
+    slots = cache.lengths[:, None] + jnp.arange(width)
+    seen = jnp.arange(cache.kv.capacity)[None, None]
+    mask = (seen < cache.lengths[:, None, None]) | (seen == slots[..., None])
+    positions = jnp.broadcast_to(cache.lengths[:, None], candidates.shape)
+    top = config.num_hidden_layers
+    hidden, kv = forward(
+        config, weights, candidates, positions, mask, cache=cache.kv, slots=slots, capture=(top,)
+    )
+    assert kv is not None
+    return hidden[top], kv
+
+
+def keep(cache: PrefixCache, pending: KVCache, chosen: Int[Array, "B"]) -> PrefixCache:
+    """The cache after candidate `chosen[b]` of `score_candidates` joined the prefix."""
+    kv = pending.copy_slot(cache.lengths + chosen, cache.lengths)
+    return PrefixCache(kv, cache.lengths + 1)
+
+
+def _positions(tokens: Int[Array, "B T"]) -> Int[Array, "B T"]:
+    return jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)

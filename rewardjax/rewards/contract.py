@@ -1,0 +1,185 @@
+"""The contract of token-level reward models: four pure functions, and nothing else is known.
+
+A *reward model* estimates R[x, v] in R^A, the reward of putting token v after prefix x. The
+decoding loop calls `prefill` once, then `candidate_rewards` and `advance` once per token; training
+and analysis call `token_rewards`. Parameters are two trees from the start: what trains, and what
+is frozen (and may alias the base LM's arrays).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from rewardjax.errors import RewardJaxError
+from rewardjax.lm import LMConfig
+
+PyTree = Any
+Hidden = dict[int, Array]
+"""Hidden states of the base LM, layer -> float[B, T, D] (or [B, D] at one decoding step)."""
+
+
+class RewardParams(NamedTuple):
+    """Parameters of a reward model, as two pytrees."""
+
+    trainable: PyTree
+    """What the optimizer sees, float32."""
+    frozen: PyTree
+    """What it never sees: embeddings or a frozen backbone; may alias the base LM's arrays."""
+
+
+@dataclass(frozen=True)
+class RewardModelConfig:
+    """Which parametrization of the reward matrix, on which hidden states."""
+
+    parametrization: str = "arm"
+    """name in `rewardjax.rewards.PARAMETRIZATIONS`: arm, rad"""
+    backbone: Literal["base", "own"] = "base"
+    """base: the frozen LM's own hidden states; own: a second transformer that trains"""
+    layer: int = -1
+    """base: whose output feeds the head; 0 = embeddings, -1 = last layer after the final norm"""
+    init: str | None = None
+    """own: the LM whose weights start the backbone (as --lm); unset: the base LM"""
+    num_layers: int | None = None
+    """own: keep only the first n layers of those weights; unset: all"""
+    outputs: int = 1
+    """number of attributes A that are scored at once; decoding uses the first"""
+
+
+@dataclass(frozen=True)
+class RewardModel(ABC):
+    """Static (hashable) description of a reward model; every method is pure and jit-able."""
+
+    config: RewardModelConfig
+    lm: LMConfig
+    """the base LM that is steered"""
+    transformer: LMConfig | None = None
+    """architecture of the model's own backbone; None on the base LM's hidden states"""
+
+    first_scored: ClassVar[int] = 0
+
+    @property
+    def outputs(self) -> int:
+        """A, the number of attributes."""
+        return self.config.outputs
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The base LM's layers whose hidden states the model wants; () with its own backbone."""
+        if self.transformer is not None:
+            return ()
+        return (resolve_layer(self.config.layer, self.lm.num_hidden_layers),)
+
+    @abstractmethod
+    def init(self, key: Array, weights: PyTree) -> RewardParams:
+        """Initial parameters from the canonical weights of the LM the model starts from.
+
+        That is the base LM on its hidden states, or the backbone's source (already cut to
+        `transformer.num_hidden_layers` layers).
+        """
+
+    @abstractmethod
+    def freeze(self, weights: PyTree) -> PyTree:
+        """The frozen tree alone, from the same weights as `init`: what a saved model lacks."""
+
+    @abstractmethod
+    def prefill(
+        self,
+        params: RewardParams,
+        tokens: Int[Array, "B T"],
+        lengths: Int[Array, "B"],
+        hidden: Hidden,
+        *,
+        max_new_tokens: int,
+        num_candidates: int,
+    ) -> PyTree:
+        """Cache after reading right-padded prompts, with room for what decoding will add."""
+
+    @abstractmethod
+    def candidate_rewards(
+        self, params: RewardParams, cache: PyTree, hidden: Hidden, candidates: Int[Array, "B C"]
+    ) -> tuple[Float[Array, "B C A"], PyTree]:
+        """Rewards R[x, v] (raw, float32) of the candidates v, and what `advance` needs of them.
+
+        `hidden` maps each of `layers` to float[B, D], the base LM's state at the last token of x.
+        """
+
+    @abstractmethod
+    def advance(
+        self, params: RewardParams, cache: PyTree, pending: PyTree, chosen: Int[Array, "B"]
+    ) -> PyTree:
+        """Cache after candidate number `chosen[b]` was appended to row b."""
+
+    @abstractmethod
+    def token_rewards(
+        self,
+        params: RewardParams,
+        tokens: Int[Array, "B T"],
+        lengths: Int[Array, "B"],
+        hidden: Hidden,
+    ) -> Float[Array, "B T A"]:
+        """Rewards (raw, float32) of every observed token: entry t is R[x_<t, x_t].
+
+        Tokens before `first_scored` have no score (their entries are 0 and carry no weight).
+        """
+
+    def token_rewards_and_prior(
+        self,
+        params: RewardParams,
+        tokens: Int[Array, "B T"],
+        lengths: Int[Array, "B"],
+        hidden: Hidden,
+        random_tokens: Int[Array, "B T"],
+    ) -> tuple[Float[Array, "B T A"], Float[Array, "B T A"]]:
+        """`token_rewards`, and the token-specific part of the reward at unrelated tokens."""
+        raise RewardJaxError(
+            f"parametrization {self.config.parametrization!r} has no prefix baseline to regularise"
+            " towards; set objective.prior_weight to 0"
+        )
+
+    def rows(
+        self,
+        params: RewardParams,
+        cache: PyTree,
+        hidden: Hidden,
+        batch: int,
+        chunk: int,
+    ) -> Float[Array, "B V A"]:
+        """Whole rows of the reward matrix: every token of the vocabulary as a candidate.
+
+        Scored `chunk` tokens at a time, so memory is that of `chunk` candidates. The cache must
+        have been prefilled with num_candidates >= chunk.
+        """
+        vocabulary = self.lm.vocab_size
+        starts = jnp.arange(0, vocabulary, chunk)
+
+        def score(start: Array) -> Array:
+            ids = jnp.minimum(start + jnp.arange(chunk), vocabulary - 1)
+            ids = jnp.broadcast_to(ids, (batch, chunk))
+            return self.candidate_rewards(params, cache, hidden, ids)[0]
+
+        scored = jax.lax.map(score, starts)  # [V/chunk, B, chunk, A]
+        rows = jnp.moveaxis(scored, 0, 1).reshape(batch, -1, self.outputs)
+        return rows[:, :vocabulary]
+
+
+def resolve_layer(layer: int, num_layers: int) -> int:
+    """Layer index in 0..num_layers; negative ones count from the end. Raises when out of range."""
+    resolved = layer + num_layers + 1 if layer < 0 else layer
+    if not 0 <= resolved <= num_layers:
+        raise RewardJaxError(
+            f"reward_model.layer {layer}: this LM has layers 0 (embeddings) to {num_layers}"
+            " (after the final norm), or -1 for the last"
+        )
+    return resolved
+
+
+def config_to_dict(config: RewardModelConfig) -> dict:
+    """Plain dictionary for config.json."""
+    return dataclasses.asdict(config)

@@ -1,0 +1,148 @@
+"""Reward models that score every next token from the prefix's hidden state alone.
+
+One call per decoded token whatever the number of candidates. A parametrization of this family is a
+`init_head` and a `score`; everything else (alignment, own backbone or base LM, caches) is here.
+Alignment: **the hidden state at t-1 scores token t** (arXiv 2407.04615; methods.md §2).
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from rewardjax.errors import RewardJaxError
+from rewardjax.lm import output_embedding
+from rewardjax.rewards import backbone
+from rewardjax.rewards.contract import Hidden, RewardModel, RewardParams
+
+PyTree = Any
+
+
+@dataclass(frozen=True)
+class NextTokenModel(RewardModel):
+    """A head r(v|x) on the hidden state h(x) and the frozen output embedding e(v)."""
+
+    @abstractmethod
+    def init_head(self, key: Array, width: int) -> PyTree:
+        """Trainable parameters of the head (float32); `width` is D, the size of h and e."""
+
+    @abstractmethod
+    def score(
+        self, head: PyTree, h: Float[Array, "*N D"], e: Float[Array, "*N C D"]
+    ) -> Float[Array, "*N C A"]:
+        """Rewards of C tokens with output embeddings `e` after prefixes with states `h`."""
+
+    def delta(
+        self, head: PyTree, h: Float[Array, "*N D"], e: Float[Array, "*N C D"]
+    ) -> Float[Array, "*N C A"]:
+        """The part of `score` that depends on the token, for the prior regulariser."""
+        raise RewardJaxError(
+            f"parametrization {self.config.parametrization!r} has no prefix baseline to regularise"
+            " towards; set objective.prior_weight to 0"
+        )
+
+    @property
+    def first_scored(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """A head on the base LM's states reads no extra BOS: a text's first token has no score."""
+        return 0 if self.transformer else 1
+
+    def init(self, key: Array, weights: PyTree) -> RewardParams:
+        head = self.init_head(key, (self.transformer or self.lm).hidden_size)
+        trainable = {"head": head}
+        if self.transformer is not None:
+            own = {k: v for k, v in weights.items() if k != self._embedding_name}
+            trainable["backbone"] = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), own)
+        return RewardParams(trainable, self.freeze(weights))
+
+    def freeze(self, weights: PyTree) -> PyTree:
+        if self.transformer is not None:
+            return {"backbone": {self._embedding_name: weights[self._embedding_name]}}
+        return {"embedding": output_embedding(self.lm, weights)}
+
+    def prefill(
+        self,
+        params: RewardParams,
+        tokens: Int[Array, "B T"],
+        lengths: Int[Array, "B"],
+        hidden: Hidden,
+        *,
+        max_new_tokens: int,
+        num_candidates: int,
+    ) -> PyTree:
+        if self.transformer is None:
+            return ()
+        weights = self._weights(params)
+        return backbone.prefill(self.transformer, weights, tokens, lengths, max_new_tokens)
+
+    def candidate_rewards(
+        self, params: RewardParams, cache: PyTree, hidden: Hidden, candidates: Int[Array, "B C"]
+    ) -> tuple[Float[Array, "B C A"], PyTree]:
+        h = cache[0] if self.transformer is not None else hidden[self.layers[0]]
+        rewards = self._score(self.score, params, h, candidates)
+        return rewards, candidates
+
+    def advance(
+        self, params: RewardParams, cache: PyTree, pending: PyTree, chosen: Int[Array, "B"]
+    ) -> PyTree:
+        if self.transformer is None:
+            return ()
+        token = jnp.take_along_axis(pending, chosen[:, None], axis=1)[:, 0]
+        return backbone.append(self.transformer, self._weights(params), cache[1], token)
+
+    def token_rewards(
+        self,
+        params: RewardParams,
+        tokens: Int[Array, "B T"],
+        lengths: Int[Array, "B"],
+        hidden: Hidden,
+    ) -> Float[Array, "B T A"]:
+        h = self._prefix_states(params, tokens, lengths, hidden)
+        return self._score(self.score, params, h, tokens[..., None])[..., 0, :]
+
+    def token_rewards_and_prior(
+        self,
+        params: RewardParams,
+        tokens: Int[Array, "B T"],
+        lengths: Int[Array, "B"],
+        hidden: Hidden,
+        random_tokens: Int[Array, "B T"],
+    ) -> tuple[Float[Array, "B T A"], Float[Array, "B T A"]]:
+        h = self._prefix_states(params, tokens, lengths, hidden)
+        rewards = self._score(self.score, params, h, tokens[..., None])[..., 0, :]
+        deltas = self._score(self.delta, params, h, random_tokens[..., None])[..., 0, :]
+        return rewards, deltas
+
+    def _prefix_states(
+        self, params: RewardParams, tokens: Array, lengths: Array, hidden: Hidden
+    ) -> Float[Array, "B T D"]:
+        """Entry t: the state that has read x_<t. Zeros where nothing has been read."""
+        if self.transformer is not None:
+            states = backbone.encode(self.transformer, self._weights(params), tokens, lengths)
+            return states[:, :-1]
+        states = hidden[self.layers[0]]
+        return jnp.pad(states[:, :-1], ((0, 0), (1, 0), (0, 0)))
+
+    def _score(self, score, params: RewardParams, h: Array, tokens: Array) -> Array:
+        """Head in float32 at highest precision, on O(D) per token: only these embeddings."""
+        e = self._embedding(params)[tokens].astype(jnp.float32)
+        with jax.default_matmul_precision("highest"):
+            return score(params.trainable["head"], h.astype(jnp.float32), e)
+
+    def _embedding(self, params: RewardParams) -> Float[Array, "V D"]:
+        if self.transformer is not None:
+            return output_embedding(self.transformer, params.frozen["backbone"])
+        return params.frozen["embedding"]
+
+    def _weights(self, params: RewardParams) -> PyTree:
+        return {**params.trainable["backbone"], **params.frozen["backbone"]}
+
+    @property
+    def _embedding_name(self) -> str:
+        """The frozen output embedding; tied (GPT-2), it is the input embedding too."""
+        assert self.transformer is not None
+        return "embed_tokens" if self.transformer.tie_word_embeddings else "lm_head"

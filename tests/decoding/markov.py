@@ -1,0 +1,103 @@
+"""A language model and a reward model that are tables, so every probability is known exactly."""
+
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+import numpy as np
+
+from rewardjax.decoding.loop import Program, prefill
+from rewardjax.decoding.state import Settings, row_keys
+from rewardjax.rewards import RewardModel, RewardModelConfig, RewardParams
+from tests.conftest import tiny_config
+
+END = 3
+TRANSITIONS = np.array(
+    [
+        [0.10, 0.50, 0.25, 0.15],
+        [0.40, 0.05, 0.35, 0.20],
+        [0.30, 0.30, 0.30, 0.10],
+        [0.25, 0.25, 0.25, 0.25],
+    ]
+)
+"""p(next | last token) of a four-state chain; state 3 ends the text."""
+REWARDS = np.array(
+    [
+        [0.9, 0.1, 0.5, 0.0],
+        [0.2, 1.4, -0.3, 0.4],
+        [0.0, 1.0, 0.5, 0.7],
+        [0.5, 0.5, 0.5, 0.5],
+    ]
+)
+"""R[last token, next token]; two entries lie outside [0, 1], where the clip acts."""
+
+
+@dataclass(frozen=True)
+class MarkovLM:
+    """Logits are a row of the table; the hidden state is the token itself; no cache."""
+
+    def prefill(self, params, tokens, lengths, layers, max_new_tokens):
+        return {0: tokens[..., None].astype(jnp.float32)}, ()
+
+    def step(self, params, cache, token, positions, layers):
+        return params[token], {0: token[:, None].astype(jnp.float32)}, ()
+
+
+@dataclass(frozen=True)
+class TableReward(RewardModel):
+    """Rewards looked up by (last token, candidate); its cache is the last token it was told."""
+
+    @property
+    def layers(self):
+        return (0,)
+
+    def init(self, key, weights):
+        return RewardParams(jnp.asarray(REWARDS, jnp.float32), ())
+
+    def freeze(self, weights):
+        return ()
+
+    def prefill(self, params, tokens, lengths, hidden, *, max_new_tokens, num_candidates):
+        return jnp.take_along_axis(tokens, lengths[:, None] - 1, axis=1)[:, 0]
+
+    def candidate_rewards(self, params, cache, hidden, candidates):
+        return params.trainable[cache[:, None], candidates][..., None], candidates
+
+    def advance(self, params, cache, pending, chosen):
+        return jnp.take_along_axis(pending, chosen[:, None], axis=1)[:, 0]
+
+    def token_rewards(self, params, tokens, lengths, hidden):
+        return params.trainable[tokens[:, :-1], tokens[:, 1:]][..., None]
+
+
+def program(guided=True, eos=(END,), num_candidates=4, link="clip"):
+    config = RewardModelConfig(parametrization="table", layer=0)
+    reward_model = TableReward(config, tiny_config()) if guided else None
+    return Program(MarkovLM(), reward_model, num_candidates, link, eos, pad_id=END)
+
+
+def lm_params():
+    return jnp.log(jnp.asarray(TRANSITIONS, jnp.float32))
+
+
+def reward_params():
+    return RewardParams(jnp.asarray(REWARDS, jnp.float32), ())
+
+
+def start(prog, firsts, max_new_tokens, seed=0, prompt_index=None, **settings):
+    """Prefilled state of one-token prompts `firsts`; row b is prompt b, sample 0."""
+    n = len(firsts)
+    given = {"beta": 0.0, "top_k": 4, "top_p": 1.0, "temperature": 1.0, "invert": False, **settings}
+    dtypes = {"top_k": jnp.int32, "invert": jnp.bool_}
+    index = np.arange(n) if prompt_index is None else np.asarray(prompt_index)
+    return prefill(
+        prog,
+        lm_params(),
+        reward_params() if prog.reward_model else None,
+        jnp.asarray(firsts, jnp.int32)[:, None],
+        jnp.ones(n, jnp.int32),
+        row_keys(seed, jnp.asarray(index, jnp.uint32), jnp.zeros(n, jnp.uint32)),
+        Settings(**{k: jnp.full(n, v, dtypes.get(k, jnp.float32)) for k, v in given.items()}),
+        done=jnp.zeros(n, bool),
+        row_limit=jnp.full(n, max_new_tokens, jnp.int32),
+        max_new_tokens=max_new_tokens,
+    )
