@@ -1,0 +1,108 @@
+"""`rewardjax evaluate FILE.jsonl…`: the papers' metrics over generated rows, with intervals."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from importlib.metadata import version
+
+import numpy as np
+import tyro
+
+from rewardjax.config import parse, to_plain
+from rewardjax.data.generations import read_rows
+from rewardjax.errors import RewardJaxError
+from rewardjax.metrics.bootstrap import bootstrap_mean
+from rewardjax.metrics.evaluation import count_text, evaluate
+from rewardjax.metrics.scorers import DEFAULT_SCORERS, load_scorers
+from rewardjax.progress import bar
+from rewardjax.report.metrics import metrics_table
+from rewardjax.report.table import print_table
+from rewardjax.report.write import check_writable, write_text
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateConfig:
+    """Settings of `rewardjax evaluate`. Files come before the flags."""
+
+    files: tyro.conf.Positional[tuple[str, ...]] = ()
+    """JSONL files of generated rows (plain or .gz); `-` is standard input."""
+    scorers: tuple[str, ...] = DEFAULT_SCORERS
+    """Judges: built-in names, `module:function`, or `KIND=module:function` where KIND is
+    sentiment (prompt + continuation; positive above 0), toxicity (continuation; toxic from .5)
+    or score (continuation; averaged)."""
+    perplexity_lm: str | None = None
+    """Language model for perplexity: an alias, a folder, a .gguf file or a hub id. None: no
+    perplexity. Choose one that did not write the texts."""
+    dtype: str = "float32"
+    """Of that model: float32 or bfloat16."""
+    out: str | None = None
+    """JSON file for the numbers; `-` prints JSON to standard output in place of the table."""
+    level: float = 0.95
+    """Coverage of the intervals."""
+    resamples: int = 2000
+    """Bootstrap resamples."""
+    seed: int = 0
+    """Of the bootstrap."""
+    batch_tokens: int = 2048
+    """Padded tokens per forward pass of the perplexity model."""
+
+
+def main(argv: list[str]) -> int:
+    """Run the command. Returns 0; raises RewardJaxError on bad input."""
+    config = parse(
+        EvaluateConfig,
+        argv,
+        prog="rewardjax evaluate",
+        description="Score generated texts: attributes, perplexity, diversity, reward, KL.",
+    )
+    if not config.files:
+        raise RewardJaxError("no file to evaluate; expected: rewardjax evaluate FILE.jsonl …")
+    if len(set(config.files)) < len(config.files):
+        raise RewardJaxError("a file is named twice; name each file once")
+    if config.out not in (None, "-"):
+        check_writable(config.out)
+    bootstrap_mean(np.zeros(1), level=config.level, resamples=config.resamples)  # checks both
+    rows = {name: read_rows(name) for name in config.files}
+    scorers = load_scorers(config.scorers)
+    lm = None
+    if config.perplexity_lm is not None:
+        from rewardjax.lm.load import load_lm
+
+        lm = load_lm(config.perplexity_lm, dtype=config.dtype)
+    total = sum(len(part) for part in rows.values()) if lm is not None else 0
+    results = {}
+    with bar("perplexity", total) as advance:
+        for name, part in rows.items():
+            results[name] = evaluate(
+                part,
+                scorers,
+                lm=lm,
+                level=config.level,
+                resamples=config.resamples,
+                seed=config.seed,
+                batch_tokens=config.batch_tokens,
+                progress=advance,
+            )
+    counts = {name: count_text(part) for name, part in rows.items()}
+    record = {
+        "rewardjax": version("rewardjax"),
+        "settings": to_plain(config),
+        "files": [
+            {
+                "file": name,
+                "prompts": len({row.prompt_index for row in rows[name]}),
+                "continuations": len(rows[name]),
+                "metrics": {key: metric.to_dict() for key, metric in metrics.items()},
+            }
+            for name, metrics in results.items()
+        ],
+    }
+    text = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    if config.out == "-":
+        print(text, end="")
+        return 0
+    if config.out is not None:
+        write_text(config.out, text)
+    print_table(metrics_table(results, counts=counts))
+    return 0

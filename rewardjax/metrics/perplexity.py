@@ -1,0 +1,199 @@
+"""Perplexity under a language model, with memory for a few rows of logits only.
+
+Texts are sorted by length and padded to a power of two, so that few shapes are compiled; hidden
+states are computed for a whole batch, logits for `chunk` positions at a time (O(chunk · V)).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from rewardjax.errors import RewardJaxError
+from rewardjax.lm.config import LMConfig
+from rewardjax.lm.decoder import causal_mask, forward, unembed
+
+SHORTEST_BUCKET = 16
+
+TokenIds = Sequence[int] | np.ndarray
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def _hidden(
+    config: LMConfig, params: Any, tokens: Int[Array, "B T"], lengths: Int[Array, " B"]
+) -> Float[Array, "B T D"]:
+    batch, time = tokens.shape
+    positions = jnp.broadcast_to(jnp.arange(time), (batch, time))
+    mask = causal_mask(lengths, time)
+    depth = config.num_hidden_layers
+    hidden, _ = forward(config, params, tokens, positions, mask, capture=(depth,))
+    return hidden[depth]
+
+
+@functools.partial(jax.jit, static_argnames=("config", "chunk"))
+def _nll_at(
+    config: LMConfig,
+    params: Any,
+    hidden: Float[Array, "B T D"],
+    where: Int[Array, " P"],
+    targets: Int[Array, " P"],
+    chunk: int,
+) -> Float[Array, " P"]:
+    """−log p(targets[i]) at flat position where[i] of `hidden`; P is a multiple of `chunk`."""
+    flat = hidden.reshape(-1, hidden.shape[-1])
+
+    def block(args: tuple[Array, Array]) -> Array:
+        positions, wanted = args
+        logits = unembed(config, params, flat[positions])
+        chosen = jnp.take_along_axis(logits, wanted[:, None], axis=-1)[:, 0]
+        return jax.nn.logsumexp(logits, axis=-1) - chosen
+
+    blocks = (where.reshape(-1, chunk), targets.reshape(-1, chunk))
+    return jax.lax.map(block, blocks).reshape(-1)
+
+
+def _power_of_two(n: int) -> int:
+    return 1 << max(0, n - 1).bit_length()
+
+
+def token_nll(
+    config: LMConfig,
+    params: Any,
+    token_ids: Sequence[TokenIds],
+    *,
+    starts: Sequence[int] | None = None,
+    batch_tokens: int = 2048,
+    chunk: int = 256,
+    progress: Callable[[int], None] | None = None,
+) -> list[Float[np.ndarray, " _"]]:
+    """−log p(x_t | x_<t) of every token from `starts` on.
+
+    Args:
+      config, params: as `lm.decoder.forward` takes them; params are arguments of the jitted
+        functions, never closed over.
+      token_ids: one sequence of ids per text, each at least 1 long.
+      starts: first position to score, per text (≥ 1: nothing stands before token 0, so it has
+        no probability); None scores from 1 on.
+      batch_tokens: padded tokens a forward pass may hold; a longer text runs alone.
+      chunk: positions whose logits exist at once.
+      progress: called with the number of texts just finished.
+
+    Returns:
+      float32 arrays of length max(0, l_i − starts[i]), in nats, in the order of `token_ids`.
+
+    Raises:
+      RewardJaxError: an empty text, or one longer than the model's context.
+    """
+    lengths = [len(ids) for ids in token_ids]
+    context = config.max_position_embeddings
+    for i, length in enumerate(lengths):
+        if not 1 <= length <= context:
+            raise RewardJaxError(
+                f"text {i} has {length} tokens; expected 1 to {context}, the model's context"
+            )
+    first = [max(1, start) for start in starts] if starts is not None else [1] * len(lengths)
+    out: list[np.ndarray] = [np.zeros(0, np.float32)] * len(lengths)
+    # Longest first: the largest buffers are allocated once, and running out shows at once.
+    order = sorted(
+        (i for i in range(len(lengths)) if first[i] < lengths[i]), key=lambda i: -lengths[i]
+    )
+    while order:
+        time = min(context, max(SHORTEST_BUCKET, _power_of_two(lengths[order[0]])))
+        fits = [i for i in order if lengths[i] * 2 > time or time == SHORTEST_BUCKET]
+        rows = min(max(1, batch_tokens // time), _power_of_two(len(fits)))
+        batch, order = order[: min(rows, len(fits))], order[min(rows, len(fits)) :]
+        tokens = np.zeros((rows, time), np.int32)
+        padded = np.ones(rows, np.int32)
+        for row, i in enumerate(batch):
+            tokens[row, : lengths[i]] = token_ids[i]
+            padded[row] = lengths[i]
+        hidden = _hidden(config, params, tokens, padded)
+        spans = [np.arange(first[i], lengths[i]) for i in batch]
+        targets = np.concatenate([tokens[row, span] for row, span in enumerate(spans)])
+        # The state at t − 1 predicts token t.
+        where = np.concatenate([row * time + span - 1 for row, span in enumerate(spans)])
+        size = chunk * _power_of_two(-(-len(where) // chunk))
+        pad = (0, size - len(where))
+        nll = _nll_at(config, params, hidden, np.pad(where, pad), np.pad(targets, pad), chunk)
+        parts = np.split(np.asarray(nll)[: len(where)], np.cumsum([len(s) for s in spans])[:-1])
+        for i, part in zip(batch, parts, strict=True):
+            out[i] = part
+        if progress is not None:
+            progress(len(batch))
+    return out
+
+
+def continuation_perplexity(
+    config: LMConfig,
+    params: Any,
+    prompt_ids: Sequence[TokenIds],
+    full_ids: Sequence[TokenIds],
+    *,
+    batch_tokens: int = 2048,
+    chunk: int = 256,
+    progress: Callable[[int], None] | None = None,
+) -> Float[np.ndarray, " N"]:
+    """exp((NLL(prompt + continuation) − NLL(prompt)) / (n_full − n_prompt)) per continuation.
+
+    NLL sums over all tokens but the first, in float64. Where the full ids begin with the prompt's
+    (the tokenizer did not merge across the border) the difference is the sum over the
+    continuation's tokens, and only those get logits; elsewhere both sums are computed. An empty
+    prompt gives exp(NLL / (n − 1)), the perplexity of a whole text.
+
+    Args:
+      prompt_ids: ids of the prompt alone, possibly none.
+      full_ids: ids of prompt + continuation, each at least 1 long.
+
+    Returns:
+      float64[N]; NaN where no token is left to score.
+
+    Raises:
+      RewardJaxError: as `token_nll`.
+    """
+    n = len(full_ids)
+    texts: list[TokenIds] = list(full_ids)
+    starts = [1] * n
+    counts = np.zeros(n, np.int64)
+    minus: dict[int, int] = {}  # continuation -> index of its prompt among `texts`
+    known: dict[tuple[int, ...], int] = {}
+    for i, (prompt, full) in enumerate(zip(prompt_ids, full_ids, strict=True)):
+        # The first token of an empty prompt's text is unscored, as if it were the prompt.
+        counts[i] = len(full) - max(1, len(prompt))
+        if np.array_equal(prompt, full[: len(prompt)]):
+            starts[i] = max(1, len(prompt))
+        elif len(prompt) > 1:
+            key = tuple(int(token) for token in prompt)
+            if key not in known:
+                known[key] = len(texts)
+                texts.append(prompt)
+                starts.append(1)
+            minus[i] = known[key]
+    nll = token_nll(
+        config,
+        params,
+        texts,
+        starts=starts,
+        batch_tokens=batch_tokens,
+        chunk=chunk,
+        progress=progress,
+    )
+    sums = np.array([np.sum(part, dtype=np.float64) for part in nll], np.float64)
+    difference = sums[:n].copy()
+    for i, j in minus.items():
+        difference[i] -= sums[j]
+    with np.errstate(over="ignore"):
+        return np.where(counts > 0, np.exp(difference / np.maximum(counts, 1)), np.nan)
+
+
+def drop_large(
+    values: Float[np.ndarray, " N"], limit: float = 1e5
+) -> tuple[Float[np.ndarray, " N"], int]:
+    """Perplexities with those ≥ `limit` replaced by NaN, and how many they were."""
+    large = values >= limit
+    return np.where(large, np.nan, values), int(large.sum())
