@@ -1,0 +1,247 @@
+"""The frozen LM's hidden states, computed once per text and kept on disk, memory-mapped.
+
+A head on the base LM's states needs nothing else of the LM, so epochs after the first cost one
+gather. States lie without padding, one row per token, in a file per layer, under the user's cache
+directory; the folder's name is a hash of the LM's fingerprint, the layers, the dtype and the
+token ids. A folder appears under that name only when it is complete.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from rewardjax import progress
+from rewardjax.data.batches import WIDTHS, make_batch
+from rewardjax.data.files import cache_dir
+from rewardjax.errors import RewardJaxError
+from rewardjax.lm import LMConfig, causal_mask, forward
+
+_VERSION = 1
+_DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
+# Tokens in one forward pass: enough to fill the machine, few enough for attention's T x T scores.
+_BATCH_TOKENS = {"cpu": 2048}
+_BATCH_TOKENS_ACCELERATOR = 32768
+
+
+@dataclass(frozen=True)
+class Features:
+    """Hidden states of a list of texts: layer → memory-mapped array [total tokens, D]."""
+
+    layers: dict[int, np.ndarray]
+    offsets: np.ndarray
+    """int64[N + 1]: text i owns the rows offsets[i] to offsets[i + 1]"""
+    directory: Path
+    computed: bool
+    """False when the states were found in the cache"""
+
+    def batch(self, ids: Int[np.ndarray, "B"], width: int) -> dict[int, Float[np.ndarray, "B T D"]]:
+        """Right-padded states of the texts `ids`; rows of id -1, and padding, are zeros."""
+        gathered = {}
+        for layer, flat in self.layers.items():
+            out = np.zeros((len(ids), width, flat.shape[1]), flat.dtype)
+            for b, i in enumerate(ids):
+                if i >= 0:
+                    start, stop = self.offsets[i], self.offsets[i + 1]
+                    out[b, : stop - start] = flat[start:stop]
+            gathered[layer] = out
+        return gathered
+
+
+@functools.partial(jax.jit, static_argnums=(0, 4, 5))
+def hidden_states(
+    config: LMConfig,
+    params: Any,
+    tokens: Int[Array, "B T"],
+    lengths: Int[Array, "B"],
+    layers: tuple[int, ...],
+    dtype: str = "float32",
+) -> dict[int, Float[Array, "B T D"]]:
+    """Hidden states of right-padded texts; no logits, and no layer above the highest one wanted."""
+    positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
+    mask = causal_mask(lengths, tokens.shape[1])
+    hidden, _ = forward(config, params, tokens, positions, mask, capture=layers)
+    return {layer: hidden[layer].astype(dtype) for layer in layers}
+
+
+def estimate(config: LMConfig, tokens: int, layers: Sequence[int]) -> float:
+    """FLOPs of the hidden states of `tokens` tokens: 2 per weight that a token meets."""
+    heads = config.num_attention_heads + config.num_key_value_heads
+    attention = 2 * config.hidden_size * config.head_dim * heads
+    feed_forward = 3 * config.hidden_size * config.intermediate_size
+    return 2.0 * tokens * (attention + feed_forward) * max(layers, default=0)
+
+
+def _machine_flops() -> float:
+    """float32 FLOPs per second of a matrix product on this machine, measured in a moment."""
+    a = jnp.ones((1024, 1024), jnp.float32)
+    product = jax.jit(jnp.matmul)
+    product(a, a).block_until_ready()
+    start = time.perf_counter()
+    for _ in range(3):
+        product(a, a).block_until_ready()
+    return 3 * 2 * 1024**3 / (time.perf_counter() - start)
+
+
+def cache_key(
+    fingerprint: str, layers: Sequence[int], dtype: str, tokens: Sequence[np.ndarray]
+) -> str:
+    """Name of the folder: changes with the LM, the layers, the dtype, any token or the order."""
+    digest = hashlib.sha256(json.dumps([_VERSION, fingerprint, list(layers), dtype]).encode())
+    digest.update(np.asarray([len(t) for t in tokens], np.int64).tobytes())
+    for ids in tokens:
+        digest.update(np.asarray(ids, np.int32).tobytes())
+    return digest.hexdigest()[:32]
+
+
+def _open(directory: Path, sizes: dict[int, tuple[int, int]], dtype: str) -> dict[int, Any] | None:
+    """The memory-mapped layers of a complete folder, or None when it is not complete."""
+    layers = {}
+    for layer, shape in sizes.items():
+        path = directory / f"layer_{layer}.bin"
+        size = shape[0] * shape[1] * _DTYPES[dtype].itemsize
+        if not path.is_file() or path.stat().st_size != size:
+            return None
+        layers[layer] = np.memmap(path, _DTYPES[dtype], "r", shape=shape)
+    return layers
+
+
+def load_or_compute(
+    lm: Any,
+    tokens: Sequence[np.ndarray],
+    layers: Sequence[int],
+    *,
+    dtype: str = "float32",
+    root: Path | None = None,
+) -> Features:
+    """The hidden states of every text at `layers`, from the cache if they are there.
+
+    Args:
+      lm: an `rewardjax.lm.LM`.
+      tokens: token ids of each text, each at least one token.
+      layers: 0 = embeddings … L = after the final norm (the logits are one product away).
+      dtype: float32 or bfloat16, as stored.
+      root: where the folders lie; default `cache_dir() / "features"`.
+
+    Raises:
+      RewardJaxError: unknown dtype, or too little space on the disk.
+    """
+    if dtype not in _DTYPES:
+        raise RewardJaxError(f"features dtype is {dtype!r}; expected float32 or bfloat16")
+    layers = sorted(set(layers))
+    root = cache_dir() / "features" if root is None else root
+    offsets = np.concatenate([[0], np.cumsum([len(t) for t in tokens])]).astype(np.int64)
+    shape = (int(offsets[-1]), lm.config.hidden_size)
+    sizes = dict.fromkeys(layers, shape)
+    directory = root / cache_key(lm.fingerprint, layers, dtype, tokens)
+    found = _open(directory, sizes, dtype) if directory.is_dir() else None
+    if found is not None:
+        return Features(found, offsets, directory, computed=False)
+    _announce(lm.config, shape, layers, dtype, root)
+    partial = Path(tempfile.mkdtemp(prefix="unfinished-", dir=root))
+    try:
+        _compute(lm, tokens, layers, dtype, partial, offsets)
+        if directory.is_dir():  # damaged, or written by another process meanwhile
+            shutil.rmtree(directory)
+        partial.rename(directory)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    found = _open(directory, sizes, dtype)
+    assert found is not None
+    return Features(found, offsets, directory, computed=True)
+
+
+def _announce(
+    config: LMConfig, shape: tuple[int, int], layers: Sequence[int], dtype: str, root: Path
+) -> None:
+    """Show size and time beforehand; refuse what the disk cannot hold."""
+    size = len(layers) * shape[0] * shape[1] * _DTYPES[dtype].itemsize
+    root.mkdir(parents=True, exist_ok=True)
+    for old in root.glob("unfinished-*"):  # left by a process that was killed long ago
+        if time.time() - old.stat().st_mtime > 7 * 86400:
+            shutil.rmtree(old, ignore_errors=True)
+    free = shutil.disk_usage(root).free
+    if size > free:
+        raise RewardJaxError(
+            f"the hidden states need {size / 2**30:.1f} GiB and {str(root)!r} has "
+            f"{free / 2**30:.1f} GiB free; free some space, set REWARDJAX_CACHE to another disk, "
+            "or use fewer texts or bfloat16"
+        )
+    if progress.is_terminal():
+        flops = estimate(config, shape[0], layers)
+        # Attention, norms and padding take the rest of the time.
+        seconds = flops / (0.7 * _machine_flops())
+        progress.note(
+            f"Hidden states of {shape[0]:,} tokens at layers {list(layers)}: "
+            f"{size / 2**20:.0f} MiB in {root}, about {seconds:.0f} s (once)"
+        )
+
+
+def _compute(
+    lm: Any,
+    tokens: Sequence[np.ndarray],
+    layers: Sequence[int],
+    dtype: str,
+    directory: Path,
+    offsets: np.ndarray,
+) -> None:
+    budget = _BATCH_TOKENS.get(jax.default_backend(), _BATCH_TOKENS_ACCELERATOR)
+    lengths = np.asarray([len(t) for t in tokens])
+    order = np.argsort(lengths, kind="stable")
+    ladder = [*(w for w in WIDTHS if w < lengths.max()), int(lengths.max())]
+    widths = np.asarray(ladder)[np.searchsorted(ladder, lengths)]
+    no_labels = np.zeros((len(tokens), 0), np.float32)
+    files = {layer: (directory / f"layer_{layer}.bin").open("wb") for layer in layers}
+    try:
+        with progress.bar("hidden states", int(offsets[-1])) as advance:
+            for width in sorted(set(widths.tolist())):
+                rows = order[widths[order] == width]
+                # A width's few texts need no full batch; more than one batch shares one shape.
+                size = min(len(rows), max(1, budget // width))
+                for start in range(0, len(rows), size):
+                    part = rows[start : start + size]
+                    batch = make_batch(
+                        part.tolist(), tokens, no_labels, width=width, batch_size=size
+                    )
+                    states = hidden_states(
+                        lm.config, lm.params, batch.tokens, batch.lengths, tuple(layers), dtype
+                    )
+                    _write(files, states, part, lengths, offsets)
+                    advance(int(lengths[part].sum()))
+        for file in files.values():
+            file.flush()
+            os.fsync(file.fileno())
+    finally:
+        for file in files.values():
+            file.close()
+
+
+def _write(
+    files: dict[int, Any],
+    states: dict[int, Array],
+    rows: np.ndarray,
+    lengths: np.ndarray,
+    offsets: np.ndarray,
+) -> None:
+    """Plain writes, not a writable map: a full disk is then an error, not a crash."""
+    for layer, file in files.items():
+        values = np.asarray(states[layer])
+        for b, row in enumerate(rows):
+            file.seek(int(offsets[row]) * values.shape[2] * values.itemsize)
+            file.write(np.ascontiguousarray(values[b, : lengths[row]]).view(np.uint8).data)

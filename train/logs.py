@@ -1,0 +1,69 @@
+"""Metrics of a run: rows of metrics.jsonl, and TensorBoard where it is installed."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no NaN: what is not finite becomes null."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+class MetricsLog:
+    """Writer of RUN_DIR/metrics.jsonl, one row per call, and of TensorBoard scalars beside it.
+
+    Args:
+      run_dir: an existing directory.
+      after: forget rows of later steps than this (a resumed run writes them again).
+    """
+
+    def __init__(self, run_dir: Path, *, after: int = 0) -> None:
+        self._path = run_dir / "metrics.jsonl"
+        self.rows = [row for row in _read(self._path) if row["step"] <= after]
+        self._path.write_text("".join(json.dumps(row) + "\n" for row in self.rows))
+        self._file = self._path.open("a", encoding="utf-8")
+        self._board: Any = None
+        if importlib.util.find_spec("tensorboard") is not None:
+            summary = importlib.import_module("tensorboard.summary")
+            self._board = summary.Writer(str(run_dir / "tensorboard"))
+
+    def write(self, step: int, values: dict[str, Any]) -> None:
+        """Append one row; it is on its way to the disk when this returns."""
+        row = {"step": step, **_plain(values)}
+        self.rows.append(row)
+        self._file.write(json.dumps(row) + "\n")
+        self._file.flush()
+        if self._board is not None:
+            for name, value in row.items():
+                if name != "step" and isinstance(value, int | float):
+                    self._board.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Flush and close."""
+        self._file.close()
+        if self._board is not None:
+            self._board.close()
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    if not path.is_file():
+        return []
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:  # the last row of a killed run may be cut short
+            break
+    return rows

@@ -1,0 +1,184 @@
+"""One training step of a reward model, as a pure function of the state and a batch."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from rewardjax.objectives import cumulative_bce, cumulative_mse, prior_penalty
+from rewardjax.rewards import RewardModel, RewardParams
+
+from .settings import ObjectiveConfig, OptimConfig
+
+PyTree = Any
+LOSSES = {"mse": cumulative_mse, "bce": cumulative_bce}
+
+
+class TrainState(NamedTuple):
+    """All that changes while training. Frozen arrays are not in it."""
+
+    step: Int[Array, ""]
+    """number of updates made"""
+    trainable: PyTree
+    """the reward model's trainable tree, float32"""
+    opt_state: PyTree
+    key: Key[Array, ""]
+    """base key; what a step draws comes from fold_in(key, step)"""
+    healthy: Bool[Array, ""]
+    """False once a loss or gradient was not finite: no update is applied from there on"""
+
+
+class StepMetrics(NamedTuple):
+    """Scalars of one step."""
+
+    loss: Float[Array, ""]
+    """the objective without the prior, mean over the batch's texts"""
+    prior: Float[Array, ""]
+    """the prior regulariser, unweighted (0 when it is off)"""
+    l2_grads: Float[Array, ""]
+    """global norm of the gradients, before clipping"""
+    learning_rate: Float[Array, ""]
+    healthy: Bool[Array, ""]
+
+
+def decays(trainable: PyTree) -> PyTree:
+    """True for the arrays that weight decay touches: all but biases and norms' scales."""
+
+    def decide(path: tuple[Any, ...], _: Array) -> bool:
+        return getattr(path[-1], "key", None) not in ("bias", "scale")
+
+    return jax.tree_util.tree_map_with_path(decide, trainable)
+
+
+def schedule(config: OptimConfig, steps: int) -> optax.Schedule:
+    """Learning rate of step 0, 1, …: linear warm-up, then constant, linear or cosine to 0."""
+    peak, warmup = config.learning_rate, config.warmup_steps
+    rest = max(steps - warmup, 1)
+    after = {
+        "constant": lambda: optax.constant_schedule(peak),
+        "linear": lambda: optax.linear_schedule(peak, 0.0, rest),
+        "cosine": lambda: optax.cosine_decay_schedule(peak, rest),
+    }[config.schedule]()
+    if not warmup:
+        return after
+    return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), after], [warmup])
+
+
+def optimizer(config: OptimConfig, steps: int) -> optax.GradientTransformation:
+    """Clipping by global norm, then AdamW on the schedule."""
+    adamw = optax.adamw(
+        schedule(config, steps),
+        b1=config.b1,
+        b2=config.b2,
+        eps=config.eps,
+        weight_decay=config.weight_decay,
+        mask=decays,
+    )
+    if not config.clip:
+        return adamw
+    return optax.chain(optax.clip_by_global_norm(config.clip), adamw)
+
+
+def new_state(trainable: PyTree, tx: optax.GradientTransformation, seed: int) -> TrainState:
+    """The state before the first step. The arrays are copied, for the step donates them."""
+    trainable = jax.tree.map(lambda x: jnp.array(x, copy=True), trainable)
+    key = jax.random.key(seed)
+    return TrainState(jnp.int32(0), trainable, tx.init(trainable), key, jnp.bool_(True))
+
+
+def loss(
+    model: RewardModel,
+    objective: ObjectiveConfig,
+    params: RewardParams,
+    tokens: Int[Array, "B T"],
+    lengths: Int[Array, "B"],
+    labels: Float[Array, "B A"],
+    hidden: dict[int, Array],
+    key: Key[Array, ""],
+) -> tuple[Float[Array, ""], tuple[Float[Array, ""], Float[Array, ""]]]:
+    """The batch's objective, and (mean text loss, prior penalty).
+
+    The objective is a sum over the texts divided by B, the rows of the batch: a text counts the
+    same in a full batch and in a leftover one that is padded with rows of length 0.
+    """
+    first = model.first_scored
+    real = jnp.sum(lengths > 0)
+    prior = jnp.float32(0.0)
+    if objective.prior_weight > 0:
+        config = model.transformer or model.lm
+        size = min(config.vocab_size, model.lm.vocab_size)
+        random_tokens = jax.random.randint(key, tokens.shape, 0, size, tokens.dtype)
+        rewards, deltas = model.token_rewards_and_prior(
+            params, tokens, lengths, hidden, random_tokens
+        )
+        prior = prior_penalty(deltas, lengths, first)
+    else:
+        rewards = model.token_rewards(params, tokens, lengths, hidden)
+    texts = jnp.where(lengths > 0, LOSSES[objective.name](rewards, labels, lengths, first), 0.0)
+    share = real / lengths.shape[0]
+    mean = texts.sum() / jnp.maximum(real, 1)
+    return share * (mean + objective.prior_weight * prior), (mean, prior)
+
+
+_STATIC = ("model", "objective", "optim", "steps")
+
+
+@functools.partial(jax.jit, static_argnames=_STATIC, donate_argnames="state")
+def _train_step(state, frozen, tokens, lengths, labels, hidden, *, model, objective, optim, steps):
+    def objective_of(trainable):
+        params = RewardParams(trainable, frozen)
+        key = jax.random.fold_in(state.key, state.step)
+        return loss(model, objective, params, tokens, lengths, labels, hidden, key)
+
+    grad = jax.value_and_grad(objective_of, has_aux=True)
+    (total, (mean, prior)), grads = grad(state.trainable)
+    norm = optax.global_norm(grads)
+    healthy = state.healthy & jnp.isfinite(total) & jnp.isfinite(norm)
+    updates, opt_state = optimizer(optim, steps).update(grads, state.opt_state, state.trainable)
+    trainable = optax.apply_updates(state.trainable, updates)
+
+    def keep(new, old):
+        return jax.tree.map(lambda n, o: jnp.where(healthy, n, o), new, old)
+
+    new = TrainState(
+        state.step + healthy,
+        keep(trainable, state.trainable),
+        keep(opt_state, state.opt_state),
+        state.key,
+        healthy,
+    )
+    rate = schedule(optim, steps)(state.step)
+    return new, StepMetrics(mean, prior, norm, jnp.asarray(rate, jnp.float32), healthy)
+
+
+def train_step(
+    state: TrainState,
+    frozen: PyTree,
+    tokens: Int[Any, "B T"],
+    lengths: Int[Any, "B"],
+    labels: Float[Any, "B A"],
+    hidden: dict[int, Any],
+    *,
+    model: RewardModel,
+    objective: ObjectiveConfig,
+    optim: OptimConfig,
+    steps: int,
+) -> tuple[TrainState, StepMetrics]:
+    """One update; the old state is donated.
+
+    A non-finite loss or gradient leaves the parameters and moments as they were, marked unhealthy.
+
+    Args:
+      frozen: the reward model's frozen tree, an argument so that it is no constant of the program.
+      hidden: the base LM's states of the layers in `model.layers`, [B, T, D].
+      steps: length of the whole run, for the schedule.
+    """
+    return _train_step(
+        state, frozen, tokens, lengths, labels, hidden,
+        model=model, objective=objective, optim=optim, steps=steps,
+    )  # fmt: skip
