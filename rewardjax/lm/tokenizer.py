@@ -1,0 +1,172 @@
+"""Tokenizers, always as transformers' own class and without torch.
+
+A directory's tokenizer comes from `AutoTokenizer`. A GGUF's is built here from its metadata with
+the `tokenizers` library: transformers can do the same, but only with torch installed.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rewardjax.errors import RewardJaxError
+
+_GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+_LLAMA3 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_QWEN2 = _LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
+_DIGIT = r"\p{N}"
+# tokenizer.ggml.pre → the splits that the vocabulary's merges were learned under, in order.
+_SPLITS = {
+    "default": (_GPT2,),
+    "gpt-2": (_GPT2,),
+    "smollm": (_DIGIT, _GPT2),
+    "starcoder": (_DIGIT, _GPT2),
+    "refact": (_DIGIT, _GPT2),
+    "command-r": (_DIGIT, _GPT2),
+    "llama3": (_LLAMA3,),
+    "llama-v3": (_LLAMA3,),
+    "llama-bpe": (_LLAMA3,),
+    "qwen2": (_QWEN2,),
+}
+_CONTROL, _USER_DEFINED = 3, 4
+
+
+def tokenizer_from_directory(path: Path) -> Any:
+    """`AutoTokenizer` of a model directory; local files only, no remote code."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(
+            str(path), local_files_only=True, trust_remote_code=False
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise RewardJaxError(f"{path}: no usable tokenizer: {reason}") from None
+
+
+def tokenizer_from_gguf(gguf: Any) -> Any:
+    """`PreTrainedTokenizerFast` from an opened `GGUFFile`: byte-level BPE or SentencePiece BPE."""
+    from transformers import PreTrainedTokenizerFast
+
+    meta = {
+        k.removeprefix("tokenizer.").removeprefix("ggml."): v
+        for k, v in gguf.metadata.items()
+        if k.startswith("tokenizer.")
+    }
+    kind, tokens = meta.get("model"), meta.get("tokens")
+    if kind not in ("gpt2", "llama") or not isinstance(tokens, list) or not tokens:
+        raise RewardJaxError(
+            f"{gguf.path}: GGUF tokenizer {kind!r} is not supported: expected 'gpt2' or 'llama' "
+            "with a list of tokens"
+        )
+    special = {
+        name: _token(gguf, tokens, meta.get(key))
+        for name, key in (
+            ("bos_token", "bos_token_id"),
+            ("eos_token", "eos_token_id"),
+            ("unk_token", "unknown_token_id"),
+            ("pad_token", "padding_token_id"),
+        )
+    }
+    try:
+        backend = _byte_level(gguf, meta) if kind == "gpt2" else _sentencepiece(meta, special)
+        _add_special_tokens(backend, meta)
+        tokenizer = PreTrainedTokenizerFast(
+            tokenizer_object=backend,
+            # llama.cpp adds BOS to a SentencePiece text unless the file says otherwise.
+            add_bos_token=bool(meta.get("add_bos_token", kind == "llama")),
+            add_eos_token=bool(meta.get("add_eos_token", False)),
+            clean_up_tokenization_spaces=False,
+            **special,
+        )
+    except RewardJaxError:
+        raise
+    except Exception as error:  # the tokenizers library raises bare Exceptions on bad vocabularies
+        reason = " ".join(str(error).split())[:200]
+        raise RewardJaxError(f"{gguf.path}: unusable GGUF tokenizer: {reason}") from None
+    if isinstance(meta.get("chat_template"), str):
+        tokenizer.chat_template = meta["chat_template"]
+    return tokenizer
+
+
+def _token(gguf: Any, tokens: list[str], index: Any) -> str | None:
+    if index is None:
+        return None
+    if not isinstance(index, int) or not 0 <= index < len(tokens):
+        raise RewardJaxError(f"{gguf.path}: special token id {index} outside 0..{len(tokens) - 1}")
+    return tokens[index]
+
+
+def _byte_level(gguf: Any, meta: dict[str, Any]) -> Any:
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+
+    pre = meta.get("pre", "default")
+    if pre not in _SPLITS:
+        raise RewardJaxError(
+            f"{gguf.path}: GGUF pre-tokenizer {pre!r} is not supported: "
+            f"expected one of {', '.join(_SPLITS)}"
+        )
+    vocab = {token: i for i, token in enumerate(meta["tokens"])}
+    merges = [tuple(merge.split(" ")) for merge in meta.get("merges", [])]
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges))
+    splits = [pre_tokenizers.Split(Regex(p), behavior="isolated") for p in _SPLITS[pre]]
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [*splits, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
+def _sentencepiece(meta: dict[str, Any], special: dict[str, str | None]) -> Any:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    vocab = {token: i for i, token in enumerate(meta["tokens"])}
+    if "merges" in meta:
+        merges = [tuple(merge.split(" ")) for merge in meta["merges"]]
+    else:
+        merges = merges_from_scores(vocab, meta["scores"])
+    prefix = bool(meta.get("add_space_prefix", True))
+    tokenizer = Tokenizer(
+        models.BPE(
+            vocab=vocab,
+            merges=merges,
+            unk_token=special["unk_token"],
+            fuse_unk=True,
+            byte_fallback=True,
+        )
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(
+        prepend_scheme="first" if prefix else "never", split=False
+    )
+    steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    if prefix:
+        steps.append(decoders.Strip(content=" ", left=1))
+    tokenizer.decoder = decoders.Sequence(steps)
+    return tokenizer
+
+
+def merges_from_scores(vocab: dict[str, int], scores: list[float]) -> list[tuple[str, str]]:
+    """BPE merges that a SentencePiece vocabulary implies: every split of a token into two tokens,
+    best token score first."""
+    found = []
+    for token, index in vocab.items():
+        pairs = [(token[:i], token[i:]) for i in range(1, len(token))]
+        pairs = [(a, b) for a, b in pairs if a in vocab and b in vocab]
+        pairs.sort(key=lambda p: (vocab[p[0]], vocab[p[1]]))
+        found += [(scores[index], len(a), len(b), a, b) for a, b in pairs]
+    found.sort(key=lambda m: m[:3], reverse=True)
+    return [(a, b) for *_, a, b in found]
+
+
+def _add_special_tokens(tokenizer: Any, meta: dict[str, Any]) -> None:
+    """Control and user-defined tokens are matched whole, before any splitting."""
+    from tokenizers import AddedToken
+
+    for token, kind in zip(meta["tokens"], meta.get("token_type") or (), strict=False):
+        if kind == _CONTROL:
+            tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True)])
+        elif kind == _USER_DEFINED:
+            tokenizer.add_tokens([AddedToken(token, normalized=False, special=False)])

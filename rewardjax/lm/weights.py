@@ -1,0 +1,113 @@
+"""Stored tensors → a parameter tree on the device, one tensor at a time."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rewardjax.errors import RewardJaxError
+from rewardjax.lm.config import LMConfig
+from rewardjax.lm.decoder import Params
+from rewardjax.lm.names import HF_PREFIXES, IGNORED_GGUF, IGNORED_HF, Path, Plan, gguf_plan, hf_plan
+
+_LISTED = 4
+
+
+class Source(Protocol):
+    """What a file format offers: stored shapes, and one tensor at a time."""
+
+    path: Any
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]: ...
+
+    def read(self, name: str) -> np.ndarray: ...
+
+
+def load_hf_params(config: LMConfig, source: Source, dtype: Any) -> Params:
+    """Parameters from Hugging Face tensors, ready for `forward` with `config`."""
+    actual: dict[str, str] = {}
+    for name in source.shapes:
+        short = next((name[len(p) :] for p in HF_PREFIXES if name.startswith(p)), name)
+        # Tied checkpoints may carry a copy of the embedding.
+        if not (config.tie_word_embeddings and short == "lm_head.weight"):
+            actual[short] = name
+    return _load(config, source, dtype, hf_plan(config), actual, IGNORED_HF)
+
+
+def load_gguf_params(config: LMConfig, source: Source, dtype: Any) -> Params:
+    """Parameters from a GGUF file's tensors, ready for `forward` with `config`."""
+    actual = {name: name for name in source.shapes}
+    return _load(config, source, dtype, gguf_plan(config), actual, IGNORED_GGUF)
+
+
+def _load(
+    config: LMConfig,
+    source: Source,
+    dtype: Any,
+    plan: Plan,
+    actual: dict[str, str],
+    ignored: re.Pattern[str],
+) -> Params:
+    _check(config, source, plan, actual, ignored)
+    params: Params = {}
+    stacks: dict[Path, np.ndarray] = {}
+    for name, stored in plan.items():
+        value = source.read(actual[name])
+        for path, convert in stored.parts:
+            part = np.ascontiguousarray(convert(value)).astype(dtype, copy=False)
+            if config.scan_layers and path[0] == "layers":
+                _stack(stacks, config, path, part)
+            else:
+                _set(params, path, jnp.asarray(part))
+    while stacks:  # handed over one by one, so that two copies never exist
+        path, stack = stacks.popitem()
+        _set(params, path, jnp.asarray(stack))
+    return jax.block_until_ready(params)
+
+
+def _stack(stacks: dict[Path, np.ndarray], config: LMConfig, path: Path, part: np.ndarray) -> None:
+    key = ("layers", *path[2:])
+    if key not in stacks:
+        stacks[key] = np.empty((config.num_hidden_layers, *part.shape), part.dtype)
+    stacks[key][int(path[1])] = part
+
+
+def _set(tree: Params, path: Path, value: Any) -> None:
+    for name in path[:-1]:
+        tree = tree.setdefault(name, {})
+    tree[path[-1]] = value
+
+
+def _check(
+    config: LMConfig,
+    source: Source,
+    plan: Plan,
+    actual: dict[str, str],
+    ignored: re.Pattern[str],
+) -> None:
+    """Raise one RewardJaxError that lists every missing, unknown and mis-shaped tensor."""
+    shapes = source.shapes
+    missing = [name for name in plan if name not in actual]
+    unknown = [n for short, n in actual.items() if short not in plan and not ignored.search(n)]
+    wrong = [
+        f"{actual[name]} {list(shapes[actual[name]])} instead of {list(stored.shape)}"
+        for name, stored in plan.items()
+        if name in actual and shapes[actual[name]] != stored.shape
+    ]
+    found = (("missing", missing), ("unknown", unknown), ("wrong shape", wrong))
+    problems = [f"{len(names)} {what} ({_some(names)})" for what, names in found if names]
+    if problems:
+        raise RewardJaxError(
+            f"{source.path}: tensors do not fit a {config.model_type} model of "
+            f"{config.num_hidden_layers} layers: {'; '.join(problems)}"
+        )
+
+
+def _some(names: list[str]) -> str:
+    more = f", and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return ", ".join(names[:_LISTED]) + more
