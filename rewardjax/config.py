@@ -198,6 +198,11 @@ def _parse_error(cls: type, argv: list[str], prog: str, box: str) -> RewardJaxEr
             if word.startswith("--") and flag not in flags:
                 hint = _suggest(flag, flags) or f"; see {prog} --help"
                 return RewardJaxError(f"unknown option {flag!r}{hint}")
+    if "Required options" in box:
+        names = re.findall(r"(?m)^[│|\s]*(--[\w.-]+)", box)
+        return RewardJaxError(
+            f"missing: {', '.join(names) or 'a required option'}; see {prog} --help"
+        )
     lines = [re.sub(r"[╭╮╰╯│─━┃┏┓┗┛]", " ", line).strip(" -") for line in box.splitlines()]
     title, *body = [line for line in lines if line] or [box]
     # The first paragraph under the title says what is wrong; help for the argument follows it.

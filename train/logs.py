@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 
-def _plain(value: Any) -> Any:
-    """JSON has no NaN: what is not finite becomes null."""
+def plain(value: Any) -> Any:
+    """A value that JSON can say: what is not finite becomes None (null)."""
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
@@ -41,7 +41,7 @@ class MetricsLog:
 
     def write(self, step: int, values: dict[str, Any]) -> None:
         """Append one row; it is on its way to the disk when this returns."""
-        row = {"step": step, **_plain(values)}
+        row = {"step": step, **plain(values)}
         self.rows.append(row)
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()

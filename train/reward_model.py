@@ -7,7 +7,6 @@ reward_model/. A run that was stopped continues bit for bit as if it had not bee
 from __future__ import annotations
 
 import dataclasses
-import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +25,7 @@ from rewardjax.rewards import RewardParams
 
 from . import settings
 from .evaluation import evaluate, predict
-from .logs import MetricsLog
+from .logs import MetricsLog, plain
 from .run import Run, check_directory, prepare
 from .settings import TrainConfig
 from .signals import stop_request
@@ -44,7 +43,8 @@ class Result:
     reward_model: TrainedRewardModel
     """as saved in run_dir/reward_model; `bind(lm)` makes it usable"""
     metrics: dict[str, Any]
-    """the last evaluation: `eval/squared_error` …; empty without held-out texts"""
+    """the last evaluation: `eval/squared_error` …; empty without held-out texts, None where a
+    metric is undefined"""
     history: list[dict[str, Any]]
     """the rows of metrics.jsonl"""
     step: int
@@ -98,7 +98,7 @@ class _Trainer:
         self.save_every = config.checkpoint.every or self.eval_every
         self.state = new_state(run.params.trainable, optimizer(optim, self.steps), config.seed)
         self.metrics: dict[str, Any] = {}
-        self._mark = (time.perf_counter(), 0)
+        self._clock, self._pace = time.perf_counter(), (0.0, 0.0)
 
     def train(self) -> Result:
         run, checkpoint = self.run, self.run.config.checkpoint
@@ -145,6 +145,7 @@ class _Trainer:
             stop_request() as stop,
             progress.bar("training", self.steps, done=step) as advance,
         ):
+            self._clock = time.perf_counter()
             while step < self.steps:
                 batch = next(self.batches)
                 metrics = self._step(batch)
@@ -193,16 +194,15 @@ class _Trainer:
                 f"gradient norm {values['l2_grads']:g}); the update was not applied; texts: "
                 f"{', '.join(ids)}; lower optim.learning_rate, or look at these texts"
             )
-        now, (then, tokens) = time.perf_counter(), self._mark
-        tokens += int(batch.lengths.sum())
-        self._mark = (then, tokens)
-        speed = tokens / max(now - then, 1e-9)
+        now = time.perf_counter()
+        spent, tokens = (0.9 * old for old in self._pace)  # a mean over the last ten steps or so
+        self._pace = (spent + now - self._clock, tokens + int(batch.lengths.sum()))
+        self._clock, speed = now, self._pace[1] / self._pace[0]
         advance(1, **{"loss": values["loss"], "tokens/s": speed})
         if step % self.run.config.eval.log_every == 0:
             row = {"train/loss": values["loss"], "train/prior": values["prior"]}
             row |= {name: values[name] for name in ("l2_grads", "learning_rate")}
             log.write(step, row | {"tokens_per_second": speed})
-            self._mark = (now, 0)
 
     def _evaluate(self) -> dict[str, Any]:
         if not self.eval_batches:
@@ -211,19 +211,19 @@ class _Trainer:
         params = RewardParams(self.state.trainable, run.params.frozen)
         sigmoid = run.config.objective.name == "bce"
         found = predict(run.model, params, self.eval_batches, run.hidden, sigmoid=sigmoid)
-        self.metrics = evaluate(found, run.config.data.labels)
+        self.metrics = plain(evaluate(found, run.config.data.labels))
         return self.metrics
 
     def _save(
         self, step: int, checkpoints: Checkpoints, values: dict[str, Any], *, force: bool
     ) -> None:
-        plain = {k: v for k, v in values.items() if isinstance(v, float) and math.isfinite(v)}
+        numbers = {name: value for name, value in values.items() if isinstance(value, float)}
         note = {
             "iterator": self.batches.get_state(),
             "identity": self.run.identity,
             "metrics": self.metrics,
         }
-        checkpoints.save(step, self.state, note=note, metrics=plain, force=force)
+        checkpoints.save(step, self.state, note=note, metrics=numbers, force=force)
 
     def _sizes(self) -> dict[str, Any]:
         rows = self.run.train_rows

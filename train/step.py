@@ -137,7 +137,7 @@ def _train_step(state, frozen, tokens, lengths, labels, hidden, *, model, object
 
     grad = jax.value_and_grad(objective_of, has_aux=True)
     (total, (mean, prior)), grads = grad(state.trainable)
-    norm = optax.global_norm(grads)
+    norm = optax.tree.norm(grads)
     healthy = state.healthy & jnp.isfinite(total) & jnp.isfinite(norm)
     updates, opt_state = optimizer(optim, steps).update(grads, state.opt_state, state.trainable)
     trainable = optax.apply_updates(state.trainable, updates)
