@@ -9,15 +9,16 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rewardjax.api import Generation, generate, perplexity, reward, reward_rows
+    from rewardjax.api import generate, perplexity, reward, reward_rows
     from rewardjax.errors import RewardJaxError
     from rewardjax.export import load_reward_model
     from rewardjax.lm import load_lm
+    from rewardjax.text import Generation
 
 __version__ = "0.1.0"
 
 _HOME = {
-    "Generation": "rewardjax.api",
+    "Generation": "rewardjax.text",
     "RewardJaxError": "rewardjax.errors",
     "generate": "rewardjax.api",
     "load_lm": "rewardjax.lm",

@@ -1,14 +1,11 @@
-"""The text façade, `import rewardjax as rj`: strings in, strings and arrays out.
-
-The one library file that holds tokenizers. Everything below it works on token ids.
-"""
+"""The text façade, `import rewardjax as rj`: strings in, strings and arrays out."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+import itertools
+from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,53 +13,23 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from rewardjax.decoding.loop import Program, TransformerLM
-from rewardjax.decoding.runner import Request, Row, SamplingConfig, bucket, decode_rows
+from rewardjax.decoding.runner import Request, SamplingConfig, bucket, decode_rows
 from rewardjax.decoding.sampling import capacity_for
 from rewardjax.errors import RewardJaxError
 from rewardjax.export import TrainedRewardModel
 from rewardjax.lm import LM, causal_mask, forward
 from rewardjax.metrics.perplexity import continuation_perplexity
 from rewardjax.rewards import Hidden, RewardModel, RewardParams
-
-Prompt = str | Sequence[int]
-
-
-@dataclass(frozen=True)
-class Generation:
-    """One continuation; the same fields as a JSONL row of `rewardjax decode guided`."""
-
-    prompt: str
-    text: str
-    """the continuation alone, without the EOS or the stop string"""
-    token_ids: list[int]
-    """generated ids, with the EOS if it was drawn: T of them"""
-    logprobs: list[float]
-    """log-probability of each token under the steered distribution it was drawn from"""
-    base_logprobs: list[float]
-    """log-probability under the unsteered LM, whole vocabulary, temperature 1"""
-    rewards: list[list[float]]
-    """raw reward of each token, [T][A]; empty lists without a reward model"""
-    kl: list[float]
-    """KL(steered || unsteered whole distribution) at each step, nats"""
-    clipped_share: float
-    """share of the candidates whose raw reward lies outside [0, 1]"""
-    finish_reason: str
-    """eos, stop or length"""
-    seed: int
-    prompt_index: int
-    sample_index: int
-
-    def to_json(self) -> dict[str, Any]:
-        """The JSONL row."""
-        return asdict(self)
-
-
-class EncodedPrompt(NamedTuple):
-    """A prompt with its ids and the index that seeds its samples."""
-
-    text: str
-    token_ids: list[int]
-    index: int
+from rewardjax.text import (
+    EncodedPrompt,
+    Generation,
+    Prompt,
+    check_context,
+    encode_prompt,
+    encode_text,
+    stop_check,
+    to_generation,
+)
 
 
 def generate(
@@ -116,38 +83,9 @@ def generate(
     return [[next(rows) for _ in range(num_samples)] for _ in encoded]
 
 
-def encode_prompt(lm: LM, prompt: Prompt, index: int, *, chat: bool = False) -> EncodedPrompt:
-    """Ids of one prompt. Raises RewardJaxError when it is empty or of the wrong type."""
-    if not isinstance(prompt, str):
-        ids = [int(token) for token in prompt]
-        if not ids or min(ids) < 0 or max(ids) >= lm.config.vocab_size:
-            raise RewardJaxError(
-                f"prompt {index} is {ids[:8]}; expected at least one id in 0 .."
-                f" {lm.config.vocab_size - 1}"
-            )
-        return EncodedPrompt(lm.tokenizer.decode(ids), ids, index)
-    if chat:
-        if not getattr(lm.tokenizer, "chat_template", None):
-            raise RewardJaxError(f"{lm.source} has no chat template; decode without chat")
-        turns = [{"role": "user", "content": prompt}]
-        ids = lm.tokenizer.apply_chat_template(
-            turns, add_generation_prompt=True, tokenize=True, return_dict=False
-        )
-    else:
-        ids = encode_text(lm, prompt)
-    if not ids:
-        raise RewardJaxError(f"prompt {index} is empty; expected at least one token of text")
-    return EncodedPrompt(prompt, list(ids), index)
-
-
-def encode_text(lm: LM, text: str) -> list[int]:
-    """Ids of a string as the LM's own tokenizer gives them; nothing is added."""
-    return list(lm.tokenizer(text, verbose=False)["input_ids"])
-
-
 def iterate_generations(
     lm: LM,
-    prompts: Iterable[EncodedPrompt],
+    prompts: Sequence[EncodedPrompt],
     sampling: SamplingConfig,
     *,
     reward_model: TrainedRewardModel | None = None,
@@ -158,18 +96,15 @@ def iterate_generations(
 ) -> Iterator[Generation]:
     """Generations in order of prompt, then sample; the first `skip` rows are left out.
 
-    Checks everything before the first row is decoded, except prompts that are still to come.
+    Everything is checked here, before the first row is asked for. Indices must differ.
     """
-    if num_samples < 1 or batch_size < 1:
-        raise RewardJaxError(
-            f"num_samples is {num_samples} and batch_size {batch_size}; expected integers >= 1"
-        )
-    if any(not text for text in stop):
-        raise RewardJaxError("stop holds an empty string; expected non-empty strings")
+    check_sampling(num_samples, batch_size, stop)
     if sampling.top_k > lm.config.vocab_size:
         raise RewardJaxError(
             f"top_k is {sampling.top_k}; expected at most the vocabulary's {lm.config.vocab_size}"
         )
+    for prompt in prompts:
+        check_context(lm, prompt, sampling.max_new_tokens)
     model, reward_params = reward_model.bind(lm) if reward_model else (None, None)
     program = Program(
         TransformerLM(lm.config),
@@ -179,88 +114,34 @@ def iterate_generations(
         lm.config.eos_token_ids,
         lm.config.eos_token_ids[0] if lm.config.eos_token_ids else 0,
     )
-    known: dict[int, EncodedPrompt] = {}
-
-    def requests() -> Iterator[Request]:
-        rows = 0
-        for prompt in prompts:
-            check_context(lm, prompt, sampling.max_new_tokens)
-            for sample in range(num_samples):
-                if rows >= skip:
-                    known[prompt.index] = prompt
-                    yield Request(prompt.token_ids, prompt.index, sample)
-                rows += 1
-
+    by_index = {prompt.index: prompt for prompt in prompts}
+    requests = (
+        Request(prompt.token_ids, prompt.index, sample)
+        for prompt in prompts
+        for sample in range(num_samples)
+    )
     rows = decode_rows(
         program,
         lm.params,
         reward_params,
-        requests(),
+        itertools.islice(requests, skip, None),
         sampling,
         batch_size=batch_size,
-        stop_check=partial(_stop_check, lm, stop) if stop else None,
+        stop_check=partial(stop_check, lm, stop) if stop else None,
     )
-    for row in rows:
-        yield _to_generation(lm, known[row.request.prompt_index], row, stop, sampling.seed)
-        if row.request.sample_index == num_samples - 1:
-            del known[row.request.prompt_index]
-
-
-def check_context(lm: LM, prompt: EncodedPrompt, max_new_tokens: int) -> None:
-    """Refuses a prompt that leaves no room for the continuation."""
-    room = lm.config.max_position_embeddings
-    if len(prompt.token_ids) + max_new_tokens > room:
-        raise RewardJaxError(
-            f"prompt {prompt.index} has {len(prompt.token_ids)} tokens, which with"
-            f" {max_new_tokens} new ones exceeds the context of {room}; shorten it"
-        )
-
-
-def _stop_check(
-    lm: LM, stop: Sequence[str], request: Request, token_ids: Sequence[int]
-) -> int | None:
-    """Number of tokens up to the one that completes a stop string."""
-
-    def contains(n: int) -> bool:
-        text = continuation_text(lm, request.token_ids, token_ids[:n])
-        return any(s in text for s in stop)
-
-    if not contains(len(token_ids)):
-        return None
-    low, high = 1, len(token_ids)  # the text grows with n, so search by halves
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (low, middle) if contains(middle) else (middle + 1, high)
-    return low
-
-
-def _to_generation(
-    lm: LM, prompt: EncodedPrompt, row: Row, stop: Sequence[str], seed: int
-) -> Generation:
-    text = continuation_text(lm, prompt.token_ids, row.token_ids)
-    if row.finish_reason == "stop":
-        text = text[: min(at for s in stop if (at := text.find(s)) >= 0)]
-    return Generation(
-        prompt.text,
-        text,
-        row.token_ids,
-        row.logprobs.tolist(),
-        row.base_logprobs.tolist(),
-        row.rewards.tolist(),
-        row.kl.tolist(),
-        row.clipped_share,
-        row.finish_reason,
-        seed,
-        row.request.prompt_index,
-        row.request.sample_index,
+    return (
+        to_generation(lm, by_index[row.request.prompt_index], row, stop, sampling.seed)
+        for row in rows
     )
 
 
-def continuation_text(lm: LM, prompt_ids: Sequence[int], token_ids: Sequence[int]) -> str:
-    """Text of the new ids as they read after the prompt (some tokenizers drop a first space)."""
-    decode = partial(lm.tokenizer.decode, skip_special_tokens=True)
-    before, whole = decode(list(prompt_ids)), decode([*prompt_ids, *token_ids])
-    return whole[len(before) :] if whole.startswith(before) else decode(list(token_ids))
+def check_sampling(num_samples: int, batch_size: int, stop: Sequence[str]) -> None:
+    """Refuses counts below one and empty stop strings."""
+    for name, value in (("num_samples", num_samples), ("batch_size", batch_size)):
+        if value < 1:
+            raise RewardJaxError(f"{name} is {value}; expected an integer >= 1")
+    if any(not text for text in stop):
+        raise RewardJaxError("stop holds an empty string; expected non-empty strings")
 
 
 def reward(

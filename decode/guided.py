@@ -1,0 +1,120 @@
+"""`rewardjax decode guided`: prompts in, steered continuations out, as JSONL."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+
+from rewardjax.config import parse, to_plain
+from rewardjax.data.prompts import PromptRow, read_prompts
+from rewardjax.errors import RewardJaxError
+from rewardjax.progress import bar
+
+
+@dataclasses.dataclass(frozen=True)
+class GuidedConfig:
+    """Settings of `rewardjax decode guided`."""
+
+    lm: str = "smollm2-135m"
+    """the frozen LM: an alias, a folder, a .gguf file or a hub id"""
+    dtype: str = "float32"
+    """of the LM: float32 or bfloat16"""
+    reward_model: str | None = None
+    """folder of a trained reward model; unset: no guidance"""
+    prompt: tuple[str, ...] = ()
+    """prompts on the command line"""
+    prompts: str | None = None
+    """file of prompts: .txt (a line each) or .jsonl, plain or .gz; - is standard input"""
+    prompt_field: str = "prompt"
+    """of a .jsonl: the prompt's field, dots for nesting (prompt.text)"""
+    chat: bool = False
+    """wrap each prompt in the tokenizer's chat template"""
+    beta: float = 0.0
+    """guidance strength, >= 0"""
+    top_k: int = 20
+    """candidates per step, from the unsteered logits"""
+    top_p: float = 1.0
+    """nucleus within the top-k, from the unsteered logits"""
+    temperature: float = 1.0
+    """divides the steered scores; 0 is greedy"""
+    invert: bool = False
+    """lower the attribute instead of raising it"""
+    num_samples: int = 1
+    """continuations per prompt"""
+    max_new_tokens: int = 20
+    """longest continuation, in tokens"""
+    stop: tuple[str, ...] = ()
+    """strings that end a continuation (left out of its text)"""
+    seed: int = 0
+    """with prompt index and sample index it decides each text, whatever the batch"""
+    batch_size: int = 32
+    """rows decoded at once: memory and speed only"""
+    out: str = "-"
+    """JSONL file to write; - is standard output"""
+    resume: bool = False
+    """go on with an unfinished --out"""
+    overwrite: bool = False
+    """replace an existing --out"""
+
+
+def main(argv: list[str]) -> int:
+    """Run the command. Returns 0; raises RewardJaxError on bad input."""
+    config = parse(
+        GuidedConfig,
+        argv,
+        prog="rewardjax decode guided",
+        description="Steer a frozen LM with a reward model while it decodes; write JSONL rows.",
+    )
+    rows = _prompts(config)
+    # Everything that can be wrong is looked at before weights are read.
+    from rewardjax.decode.rows_file import RowsFile
+
+    from rewardjax.api import check_sampling, encode_prompt, iterate_generations
+    from rewardjax.decoding.runner import SamplingConfig
+    from rewardjax.export import load_reward_model
+    from rewardjax.lm import load_lm
+
+    names = [field.name for field in dataclasses.fields(SamplingConfig)]
+    sampling = SamplingConfig(**{name: getattr(config, name) for name in names})
+    check_sampling(config.num_samples, config.batch_size, config.stop)
+    reward_model = load_reward_model(config.reward_model) if config.reward_model else None
+    if reward_model is None and config.beta > 0:
+        raise RewardJaxError(f"beta is {config.beta} but no --reward-model is given; name one")
+    # What changes no text may differ between an interrupted run and the one that resumes it.
+    settings = to_plain(config)
+    for name in ("batch_size", "resume", "overwrite", "out"):
+        del settings[name]
+    out = RowsFile(config.out, settings, resume=config.resume, overwrite=config.overwrite)
+
+    lm = load_lm(config.lm, dtype=config.dtype)
+    prompts = [encode_prompt(lm, row.text, row.index, chat=config.chat) for row in rows]
+    total = len(prompts) * config.num_samples
+    generations = iterate_generations(
+        lm,
+        prompts,
+        sampling,
+        reward_model=reward_model,
+        num_samples=config.num_samples,
+        stop=config.stop,
+        batch_size=min(config.batch_size, total),
+        skip=out.done,
+    )
+    tokens, began = 0, time.monotonic()
+    with out, bar("decoding", total, done=out.done) as advance:
+        for generation in generations:
+            out.write(generation.to_json())
+            tokens += len(generation.token_ids)
+            advance(1, **{"tokens/s": tokens / (time.monotonic() - began)})
+    return 0
+
+
+def _prompts(config: GuidedConfig) -> list[PromptRow]:
+    if bool(config.prompt) == (config.prompts is not None):
+        got = "both" if config.prompt else "neither"
+        raise RewardJaxError(f"expected either --prompt TEXT … or --prompts FILE, got {got}")
+    if config.prompts is not None:
+        return read_prompts(config.prompts, config.prompt_field)
+    for number, text in enumerate(config.prompt):
+        if not text.strip():
+            raise RewardJaxError(f"--prompt number {number + 1} is empty; expected some text")
+    return [PromptRow(text, i, f"--prompt {i + 1}") for i, text in enumerate(config.prompt)]

@@ -1,0 +1,106 @@
+"""The JSONL file a decoding job writes: whole rows only, resumable, never half a file.
+
+Rows go to `FILE.partial`, with the job's settings in `FILE.partial.json`; the finished file is
+renamed into place. A special file (a pipe, /dev/stdout) or `-` is written to directly.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import IO, Any
+
+from rewardjax.errors import RewardJaxError
+from rewardjax.report.write import check_writable
+
+
+class RowsFile(AbstractContextManager):
+    """Writes rows in order. `done` rows of an interrupted run of the same job stand already."""
+
+    def __init__(self, path: str, settings: dict[str, Any], *, resume: bool, overwrite: bool):
+        """Checks everything and opens nothing.
+
+        Raises:
+            RewardJaxError: missing folder, a file that is in the way, or a partial file of other
+                settings.
+        """
+        self.done = 0
+        self.settings = settings
+        self._file: IO[bytes] | None = None
+        self.direct = path == "-" or (Path(path).exists() and not Path(path).is_file())
+        if path != "-" and Path(path).is_dir():
+            raise RewardJaxError(f"--out {path!r} is a folder; expected a file name")
+        if self.direct:
+            self.path = None if path == "-" else Path(path)
+            return
+        self.path = check_writable(path)
+        self.partial = self.path.with_name(self.path.name + ".partial")
+        self.description = self.path.with_name(self.path.name + ".partial.json")
+        if self.path.exists() and not overwrite:
+            raise RewardJaxError(
+                f"--out {path!r} exists; name another file, or pass --overwrite to replace it"
+            )
+        if self.partial.exists():
+            if resume:
+                self.done = self._recover()
+            elif not overwrite:
+                raise RewardJaxError(
+                    f"{str(self.partial)!r} holds an unfinished run; pass --resume to go on with"
+                    " it or --overwrite to start over"
+                )
+
+    def _recover(self) -> int:
+        """Cuts off what a kill left half-written; the number of whole rows before it."""
+        try:
+            before = json.loads(self.description.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise RewardJaxError(
+                f"{str(self.description)!r} cannot be read ({error}); pass --overwrite to restart"
+            ) from error
+        changed = [k for k in self.settings if before.get(k) != self.settings[k]]
+        if changed:
+            name = changed[0]
+            raise RewardJaxError(
+                f"cannot resume: {name} was {before.get(name)!r} and is {self.settings[name]!r};"
+                " use the same settings, or --overwrite to start over"
+            )
+        with self.partial.open("r+b") as file:
+            rows = size = 0
+            for line in file:
+                if not line.endswith(b"\n"):
+                    break
+                rows, size = rows + 1, size + len(line)
+            file.truncate(size)
+        return rows
+
+    def __enter__(self) -> RowsFile:
+        if self.path is None:
+            self._file = sys.stdout.buffer
+        elif self.direct:
+            self._file = self.path.open("wb")
+        else:
+            if not self.done:
+                self.description.write_text(json.dumps(self.settings) + "\n", encoding="utf-8")
+            self._file = self.partial.open("ab" if self.done else "wb")
+        return self
+
+    def write(self, row: dict[str, Any]) -> None:
+        """One row, flushed, so that a kill loses at most a row that is being written."""
+        assert self._file is not None
+        line = json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
+        self._file.write(line.encode("utf-8", "surrogatepass"))
+        self._file.flush()
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        assert self._file is not None
+        if self.path is None:
+            return
+        if not self.direct and kind is None:
+            os.fsync(self._file.fileno())
+        self._file.close()
+        if not self.direct and kind is None:
+            os.replace(self.partial, self.path)
+            self.description.unlink(missing_ok=True)

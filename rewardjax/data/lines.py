@@ -1,0 +1,82 @@
+"""Lines of text files, plain or .gz or standard input, with the errors that files can have."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import sys
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from rewardjax.errors import RewardJaxError, nearest
+
+STDIN = "-"
+
+
+def display_name(path: str | Path) -> str:
+    """How errors call the file."""
+    return "<standard input>" if str(path) == STDIN else str(path)
+
+
+def check_file(path: str | Path, expected: str) -> None:
+    """Raises RewardJaxError where there is no such file, or it is a folder, or it is empty."""
+    if str(path) == STDIN:
+        return
+    path = Path(path)
+    if not path.exists():
+        siblings = path.parent.iterdir() if path.parent.is_dir() else ()
+        hint = nearest(path.name, (sibling.name for sibling in siblings))
+        raise RewardJaxError(f"file {str(path)!r} does not exist; expected {expected}{hint}")
+    if path.is_dir():
+        raise RewardJaxError(f"{str(path)!r} is a folder; expected {expected}")
+    if path.is_file() and path.stat().st_size == 0:
+        raise RewardJaxError(f"file {str(path)!r} is empty; expected {expected}")
+
+
+def read_lines(path: str | Path) -> Iterator[tuple[int, str]]:
+    """(number from 1, text with its line end) of every line.
+
+    Raises:
+        RewardJaxError: not UTF-8 text, binary data, or a damaged gzip file: `file:line: reason`.
+    """
+    name, number = display_name(path), 0
+    try:
+        with _open(path) as stream:
+            for number, data in enumerate(stream, 1):
+                if b"\0" in data:
+                    raise RewardJaxError(f"{name}:{number}: binary data; expected UTF-8 text")
+                # "utf-8-sig" drops the mark that some spreadsheets put in front
+                yield number, data.decode("utf-8-sig" if number == 1 else "utf-8")
+    except UnicodeDecodeError as error:
+        raise RewardJaxError(
+            f"{name}:{number}: byte {error.start + 1} is not UTF-8; expected UTF-8 text"
+        ) from None
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise RewardJaxError(
+            f"{name}:{number + 1}: damaged gzip file ({error}); write or copy it again"
+        ) from None
+
+
+def parse_object(line: str, where: str) -> dict[str, Any]:
+    """The JSON object on one line. Raises RewardJaxError beginning with `where`."""
+    try:
+        value = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise RewardJaxError(
+            f"{where}: not JSON ({error.msg} at column {error.colno}); expected one JSON object"
+            " per line"
+        ) from None
+    except RecursionError:
+        raise RewardJaxError(f"{where}: JSON nested too deeply; expected a flat row") from None
+    if not isinstance(value, dict):
+        raise RewardJaxError(f"{where}: a JSON {type(value).__name__}; expected an object")
+    return value
+
+
+def _open(path: str | Path) -> BinaryIO:
+    if str(path) == STDIN:
+        return sys.stdin.buffer
+    path = Path(path)
+    return gzip.open(path, "rb") if path.name.lower().endswith(".gz") else path.open("rb")  # pyright: ignore

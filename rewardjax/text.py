@@ -1,0 +1,138 @@
+"""Between texts and token ids: the one library file that calls tokenizers for decoding."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+from rewardjax.decoding.runner import Request, Row
+from rewardjax.errors import RewardJaxError
+from rewardjax.lm import LM
+
+Prompt = str | Sequence[int]
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One continuation; the same fields as a JSONL row of `rewardjax decode guided`."""
+
+    prompt: str
+    text: str
+    """the continuation alone, without the EOS or the stop string"""
+    token_ids: list[int]
+    """generated ids, with the EOS if it was drawn: T of them"""
+    logprobs: list[float]
+    """log-probability of each token under the steered distribution it was drawn from"""
+    base_logprobs: list[float]
+    """log-probability under the unsteered LM, whole vocabulary, temperature 1"""
+    rewards: list[list[float]]
+    """raw reward of each token, [T][A]; empty lists without a reward model"""
+    kl: list[float]
+    """KL(steered || unsteered whole distribution) at each step, nats"""
+    clipped_share: float
+    """share of the candidates whose raw reward lies outside [0, 1]"""
+    finish_reason: str
+    """eos, stop or length"""
+    seed: int
+    prompt_index: int
+    sample_index: int
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSONL row."""
+        return asdict(self)
+
+
+class EncodedPrompt(NamedTuple):
+    """A prompt with its ids and the index that seeds its samples."""
+
+    text: str
+    token_ids: list[int]
+    index: int
+
+
+def encode_prompt(lm: LM, prompt: Prompt, index: int, *, chat: bool = False) -> EncodedPrompt:
+    """Ids of one prompt. Raises RewardJaxError when it is empty or of the wrong type."""
+    if not isinstance(prompt, str):
+        ids = [int(token) for token in prompt]
+        if not ids or min(ids) < 0 or max(ids) >= lm.config.vocab_size:
+            raise RewardJaxError(
+                f"prompt {index} is {ids[:8]}; expected at least one id in 0 .."
+                f" {lm.config.vocab_size - 1}"
+            )
+        return EncodedPrompt(lm.tokenizer.decode(ids), ids, index)
+    if chat:
+        if not getattr(lm.tokenizer, "chat_template", None):
+            raise RewardJaxError(f"{lm.source} has no chat template; decode without chat")
+        turns = [{"role": "user", "content": prompt}]
+        ids = lm.tokenizer.apply_chat_template(
+            turns, add_generation_prompt=True, tokenize=True, return_dict=False
+        )
+    else:
+        ids = encode_text(lm, prompt)
+    if not ids:
+        raise RewardJaxError(f"prompt {index} is empty; expected at least one token of text")
+    return EncodedPrompt(prompt, list(ids), index)
+
+
+def encode_text(lm: LM, text: str) -> list[int]:
+    """Ids of a string as the LM's own tokenizer gives them; nothing is added."""
+    return list(lm.tokenizer(text, verbose=False)["input_ids"])
+
+
+def check_context(lm: LM, prompt: EncodedPrompt, max_new_tokens: int) -> None:
+    """Refuses a prompt that leaves no room for the continuation."""
+    room = lm.config.max_position_embeddings
+    if len(prompt.token_ids) + max_new_tokens > room:
+        raise RewardJaxError(
+            f"prompt {prompt.index} has {len(prompt.token_ids)} tokens, which with"
+            f" {max_new_tokens} new ones exceeds the context of {room}; shorten it"
+        )
+
+
+def stop_check(
+    lm: LM, stop: Sequence[str], request: Request, token_ids: Sequence[int]
+) -> int | None:
+    """Number of tokens up to the one that completes a stop string."""
+
+    def contains(n: int) -> bool:
+        text = continuation_text(lm, request.token_ids, token_ids[:n])
+        return any(s in text for s in stop)
+
+    if not contains(len(token_ids)):
+        return None
+    low, high = 1, len(token_ids)  # the text grows with n, so search by halves
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if contains(middle) else (middle + 1, high)
+    return low
+
+
+def to_generation(
+    lm: LM, prompt: EncodedPrompt, row: Row, stop: Sequence[str], seed: int
+) -> Generation:
+    text = continuation_text(lm, prompt.token_ids, row.token_ids)
+    if row.finish_reason == "stop":
+        text = text[: min(at for s in stop if (at := text.find(s)) >= 0)]
+    return Generation(
+        prompt.text,
+        text,
+        row.token_ids,
+        row.logprobs.tolist(),
+        row.base_logprobs.tolist(),
+        row.rewards.tolist(),
+        row.kl.tolist(),
+        row.clipped_share,
+        row.finish_reason,
+        seed,
+        row.request.prompt_index,
+        row.request.sample_index,
+    )
+
+
+def continuation_text(lm: LM, prompt_ids: Sequence[int], token_ids: Sequence[int]) -> str:
+    """Text of the new ids as they read after the prompt (some tokenizers drop a first space)."""
+    decode = partial(lm.tokenizer.decode, skip_special_tokens=True)
+    before, whole = decode(list(prompt_ids)), decode([*prompt_ids, *token_ids])
+    return whole[len(before) :] if whole.startswith(before) else decode(list(token_ids))
