@@ -44,7 +44,7 @@ def config_from_hf(values: Mapping[str, Any]) -> LMConfig:
         config = _gpt2(values) if kind == "gpt2" else _llama_like(str(kind), values)
     except KeyError as error:
         raise RewardJaxError(f"config.json of a {kind} model lacks {error.args[0]!r}") from None
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, ZeroDivisionError) as error:
         raise RewardJaxError(f"config.json of a {kind} model has a bad value: {error}") from None
     return _checked(config)
 

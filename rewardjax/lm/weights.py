@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,20 +12,13 @@ import numpy as np
 from rewardjax.errors import RewardJaxError
 from rewardjax.lm.config import LMConfig
 from rewardjax.lm.decoder import Params
+from rewardjax.lm.gguf_file import GGUFFile
 from rewardjax.lm.names import HF_PREFIXES, IGNORED_GGUF, IGNORED_HF, Path, Plan, gguf_plan, hf_plan
+from rewardjax.lm.safetensors_file import SafetensorsFiles
 
 _LISTED = 4
-
-
-class Source(Protocol):
-    """What a file format offers: stored shapes, and one tensor at a time."""
-
-    path: Any
-
-    @property
-    def shapes(self) -> dict[str, tuple[int, ...]]: ...
-
-    def read(self, name: str) -> np.ndarray: ...
+# What a file format offers: `path`, `shapes` (stored name → shape) and `read(name) -> array`.
+Source = SafetensorsFiles | GGUFFile
 
 
 def load_hf_params(config: LMConfig, source: Source, dtype: Any) -> Params:
