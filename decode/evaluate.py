@@ -104,5 +104,5 @@ def main(argv: list[str]) -> int:
         return 0
     if config.out is not None:
         write_text(config.out, text)
-    print_table(metrics_table(results, counts=counts))
+    print_table(metrics_table(results, counts=counts, level=config.level))
     return 0

@@ -143,8 +143,8 @@ def _check(value: Any, where: str) -> Row:
         text=value["text"],
         prompt_index=value["prompt_index"],
         sample_index=value["sample_index"],
-        rewards=rewards,
-        kl=kl,
+        rewards=None if rewards is None else [[float(x) for x in token] for token in rewards],
+        kl=None if kl is None else [float(x) for x in kl],
     )
 
 

@@ -95,7 +95,7 @@ def load_vader_ratings(
 
 
 def cache_folder(cache_dir: str | Path | None = None) -> Path:
-    """The first that is set: `cache_dir`, $REWARDJAX_CACHE, $XDG_CACHE_HOME (or ~/.cache)/rewardjax."""
+    """`cache_dir`, else $REWARDJAX_CACHE, else `rewardjax` in $XDG_CACHE_HOME or ~/.cache."""
     if cache_dir is not None:
         return Path(cache_dir)
     if own := os.environ.get("REWARDJAX_CACHE"):

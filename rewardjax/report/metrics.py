@@ -10,19 +10,30 @@ from rewardjax.report.table import Cell, Table, interval
 _IN_JSON_ONLY = ("neutral rate", "reward of the last token")
 
 
-def metrics_table(results: dict[str, dict[str, Metric]], *, counts: dict[str, str]) -> Table:
+def _shown(metric: Metric, metrics: dict[str, Metric]) -> bool:
+    """Whether a metric has a column: details stand in the JSON file only."""
+    if metric.name == "mean score":  # of a scorer with a statistic of its own
+        return not any(
+            f"{metric.scorer}.{rate}" in metrics for rate in ("positive_rate", "toxic_rate")
+        )
+    further_output = metric.name.endswith("]") and not metric.name.endswith("[0]")
+    return not further_output and not metric.name.startswith(_IN_JSON_ONLY)
+
+
+def metrics_table(
+    results: dict[str, dict[str, Metric]], *, counts: dict[str, str], level: float = 0.95
+) -> Table:
     """One row per name of `results`; scorers in the headings, versions and losses underneath.
 
     Args:
       results: name of a file or setting → its metrics.
       counts: the same names → how many prompts and samples, as shown.
+      level: coverage of the intervals, for the caption.
     """
     shown: dict[str, Metric] = {}
     for metrics in results.values():
         for key, metric in metrics.items():
-            detail = metric.name.startswith(_IN_JSON_ONLY) or metric.name.endswith("]")
-            judged = metric.name == "mean score" and f"{metric.scorer}.toxic_rate" in metrics
-            if not detail and not judged:
+            if _shown(metric, metrics):
                 shown.setdefault(key, metric)
     columns = [Cell("texts", "prompts × samples")]
     for metric in shown.values():
@@ -36,8 +47,15 @@ def metrics_table(results: dict[str, dict[str, Metric]], *, counts: dict[str, st
                 interval(*dataclasses.astuple(metric.interval)[:3]) if metric else Cell("–")
             )
         rows.append(tuple(cells))
-    versions = {f"{m.scorer}: {m.version}" for m in shown.values() if m.scorer != "rewardjax"}
-    notes = ["; ".join(sorted(versions))] if versions else []
+    # A version says what package it is of: the scorer's name is added where it is another one.
+    versions = {
+        m.version if m.version.lower().startswith(m.scorer.lower()) else f"{m.scorer}: {m.version}"
+        for m in shown.values()
+        if m.scorer != "rewardjax"
+    }
+    notes = [f"{100 * level:g}% bootstrap intervals over prompts"]
+    if versions:
+        notes.append("; ".join(sorted(versions)))
     for name, metrics in results.items():
         for metric in metrics.values():
             if any(metric.left_out.values()):

@@ -12,7 +12,8 @@ from rewardjax.metrics.perplexity import continuation_perplexity, drop_large, to
 
 def naive(lm, ids):
     """−log p of tokens 1.. of one text, from its full table of log-probabilities."""
-    logits = lm.logits(np.array([ids]), np.array([len(ids)]))[0]
+    padded = ids + [0] * (-len(ids) % 64)  # few shapes to compile
+    logits = lm.logits(np.array([padded]), np.array([len(ids)]))[0]
     logp = np.asarray(jax.nn.log_softmax(logits.astype(jnp.float32)), np.float64)
     return np.array([-logp[t - 1, ids[t]] for t in range(1, len(ids))])
 
