@@ -199,7 +199,7 @@ def _parse_error(cls: type, argv: list[str], prog: str, box: str) -> RewardJaxEr
                 hint = _suggest(flag, flags) or f"; see {prog} --help"
                 return RewardJaxError(f"unknown option {flag!r}{hint}")
     if "Required options" in box:
-        names = re.findall(r"(?m)^[│|\s]*(--[\w.-]+)", box)
+        names = re.findall(r"(?m)^[│|\s]*(--\w[\w.-]*)", box)
         return RewardJaxError(
             f"missing: {', '.join(names) or 'a required option'}; see {prog} --help"
         )
