@@ -8,8 +8,8 @@ PYTEST_ARGS ?=
 
 BIN := $(VENV)/bin
 # pip inside the environment installs, so that pip's own configuration decides where
-# packages (and which build of torch) come from.
-PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# packages (and which build of torch) come from. (setuptools warns about every editable install.)
+PIP_INSTALL := PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
