@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from importlib.metadata import version
+from typing import Annotated, Literal
 
 import numpy as np
 import tyro
@@ -25,7 +26,7 @@ from rewardjax.report.write import check_writable, write_text
 class EvaluateConfig:
     """Settings of `rewardjax evaluate`. Files come before the flags."""
 
-    files: tyro.conf.Positional[tuple[str, ...]] = ()
+    files: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILE...")] = ()
     """JSONL files of generated rows (plain or .gz); `-` is standard input."""
     scorers: tuple[str, ...] = DEFAULT_SCORERS
     """Judges: built-in names, `module:function`, or `KIND=module:function` where KIND is
@@ -34,8 +35,8 @@ class EvaluateConfig:
     perplexity_lm: str | None = None
     """Language model for perplexity: an alias, a folder, a .gguf file or a hub id. None: no
     perplexity. Choose one that did not write the texts."""
-    dtype: str = "float32"
-    """Of that model: float32 or bfloat16."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of that model."""
     out: str | None = None
     """JSON file for the numbers; `-` prints JSON to standard output in place of the table."""
     level: float = 0.95
@@ -60,6 +61,8 @@ def main(argv: list[str]) -> int:
         raise RewardJaxError("no file to evaluate; expected: rewardjax evaluate FILE.jsonl …")
     if len(set(config.files)) < len(config.files):
         raise RewardJaxError("a file is named twice; name each file once")
+    if config.batch_tokens < 1:
+        raise RewardJaxError(f"--batch-tokens is {config.batch_tokens}; expected at least 1")
     if config.out not in (None, "-"):
         check_writable(config.out)
     bootstrap_mean(np.zeros(1), level=config.level, resamples=config.resamples)  # checks both

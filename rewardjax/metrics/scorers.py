@@ -59,7 +59,7 @@ class Scorer:
             scores = np.asarray(self.function(list(texts)), np.float64)
         except (TypeError, ValueError) as error:
             raise RewardJaxError(
-                f"scorer {self.name!r}: {error}; expected one number per text"
+                f"scorer {self.name!r}: {str(error)[:120]}; expected one number per text"
             ) from error
         if scores.shape != (len(texts),):
             raise RewardJaxError(

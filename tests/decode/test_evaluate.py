@@ -276,6 +276,8 @@ def test_bad_file_is_named(tmp_path, capsys, kind, message):
         (["--level", "95"], "level between 0 and 1"),
         (["--resamples", "0"], "at least 1 resample"),
         (["--resamples", "many"], "resamples"),
+        (["--batch-tokens", "0"], "--batch-tokens is 0; expected at least 1"),
+        (["--dtype", "float8"], "float8"),
         (["--perplexity-lm", "./no/such/model"], "no/such/model"),
         (["--scorer", "vader"], "--scorers"),
     ],

@@ -59,6 +59,7 @@ def judges(tmp_path, monkeypatch):
         "def short(texts):\n    return [1.0]\n"
         "def nan(texts):\n    return [float('nan')] * len(texts)\n"
         "def words(texts):\n    return ['good'] * len(texts)\n"
+        "def novel(texts):\n    return 'word ' * 9999\n"
     )
     (tmp_path / "my_judges.py").write_text(code)
     monkeypatch.chdir(tmp_path)
@@ -111,6 +112,13 @@ def test_unknown(spec, message):
 def test_misbehaving_plug_in(function, message):
     with pytest.raises(RewardJaxError, match=message):
         load_scorer(f"my_judges:{function}")(["a", "b"])
+
+
+@pytest.mark.usefixtures("judges")
+def test_message_stays_short():
+    with pytest.raises(RewardJaxError) as caught:
+        load_scorer("my_judges:novel")(["a"])
+    assert len(str(caught.value)) < 250
 
 
 def test_named_twice():
