@@ -1,0 +1,116 @@
+"""A saved reward model comes back the same, belongs to one LM, and says so when it does not fit."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+
+import rewardjax as rj
+from rewardjax.export import compare_vocabularies, start
+from rewardjax.lm import LM, init_params
+from rewardjax.rewards import RewardModelConfig
+from tests.conftest import tiny_config, tiny_tokenizer
+from tests.trained import save_random
+
+CONFIGS = {
+    "arm-base": RewardModelConfig(layer=2, outputs=2),
+    "arm-own": RewardModelConfig(backbone="own", num_layers=2),
+    "rad": RewardModelConfig("rad", "own"),
+}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_saved_and_loaded_scores_are_the_same_bits(tiny_lm, tmp_path, name):
+    config = CONFIGS[name]
+    directory = save_random(tmp_path / "rm", tiny_lm, config)
+    loaded = rj.load_reward_model(directory)
+    assert loaded.config == config
+    again = save_random(tmp_path / "again", tiny_lm, config)
+    first, second = (rj.reward(tiny_lm, rj.load_reward_model(d), ["a film"]) for d in (directory, again))
+    np.testing.assert_array_equal(first[0], second[0])
+    assert (tmp_path / "rm" / "config.json").is_file()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["again", "rm"]  # no scratch is left
+
+
+def test_only_the_trainable_part_is_saved(tiny_lm, tmp_path):
+    from safetensors.numpy import load_file
+
+    save_random(tmp_path / "base", tiny_lm, CONFIGS["arm-base"])
+    assert set(load_file(tmp_path / "base" / "model.safetensors")) == {
+        "head.baseline",
+        "head.projection",
+    }
+    save_random(tmp_path / "own", tiny_lm, CONFIGS["arm-own"])
+    names = set(load_file(tmp_path / "own" / "model.safetensors"))
+    frozen = "lm_head" if not tiny_lm.config.tie_word_embeddings else "embed_tokens"
+    assert not any(frozen in name for name in names)
+    assert "backbone.layers.1.self_attn.q_proj.kernel" in names
+
+
+def test_another_lm_is_refused_with_both_fingerprints(tiny_lm, tmp_path):
+    loaded = rj.load_reward_model(save_random(tmp_path / "rm", tiny_lm, CONFIGS["arm-base"]))
+    params = init_params(tiny_lm.config, jax.random.key(9))
+    other = dataclasses.replace(tiny_lm, params=params, source="other")
+    with pytest.raises(rj.RewardJaxError) as error:
+        rj.generate(other, ["I"], reward_model=loaded, beta=1.0)
+    assert tiny_lm.fingerprint in str(error.value)
+    assert other.fingerprint in str(error.value)
+
+
+def test_a_backbone_with_other_ids_is_refused(tiny_lm):
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_tokens(["<more>"])
+    config = tiny_config(vocab_size=160)
+    other = LM(config, init_params(config, jax.random.key(0)), tokenizer, "other")
+    with pytest.raises(rj.RewardJaxError, match="vocabularies differ: 1 tokens.*'<more>': 128"):
+        compare_vocabularies(tiny_lm, other)
+    compare_vocabularies(tiny_lm, dataclasses.replace(tiny_lm, source="copy"))
+
+
+def test_a_backbone_may_start_from_another_lm_of_the_same_vocabulary(tiny_lm, tiny_lm_dir):
+    config = RewardModelConfig(backbone="own", init=str(tiny_lm_dir), num_layers=1)
+    model, weights, fingerprint = start(config, tiny_lm)
+    assert model.transformer.num_hidden_layers == 1
+    assert list(weights["layers"]) == ["0"]
+    assert fingerprint == tiny_lm.fingerprint
+
+
+def _rewrite(path, **changes):
+    saved = json.loads(path.read_text())
+    path.write_text(json.dumps({**saved, **changes}))
+
+
+def test_damaged_directories_are_refused(tiny_lm, tmp_path):
+    def fresh(name):
+        return save_random(tmp_path / name, tiny_lm, CONFIGS["arm-base"])
+
+    with pytest.raises(rj.RewardJaxError, match=r"no config\.json"):
+        rj.load_reward_model(tmp_path / "nowhere")
+
+    directory = fresh("broken-json")
+    (directory / "config.json").write_text("{")
+    with pytest.raises(rj.RewardJaxError, match=r"config\.json is damaged"):
+        rj.load_reward_model(directory)
+
+    directory = fresh("old-format")
+    _rewrite(directory / "config.json", format=99)
+    with pytest.raises(rj.RewardJaxError, match="format 99"):
+        rj.load_reward_model(directory)
+
+    directory = fresh("unknown-field")
+    _rewrite(directory / "config.json", reward_model={"colour": "red"})
+    with pytest.raises(rj.RewardJaxError, match="colour"):
+        rj.load_reward_model(directory)
+
+    directory = fresh("truncated")
+    weights = directory / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-10])
+    with pytest.raises(rj.RewardJaxError, match=r"model\.safetensors cannot be read"):
+        rj.load_reward_model(directory)
+
+    directory = fresh("no-weights")
+    (directory / "model.safetensors").unlink()
+    with pytest.raises(rj.RewardJaxError, match=r"model\.safetensors cannot be read"):
+        rj.load_reward_model(directory)
