@@ -251,8 +251,6 @@ def _checked(config: LMConfig) -> LMConfig:
     for name, value in sizes.items():
         if not 1 <= value <= 2**31:
             raise RewardJaxError(f"{name} is {value}: expected a positive number")
-    if config.num_hidden_layers > 10_000:
-        raise RewardJaxError(f"num_hidden_layers is {config.num_hidden_layers}: expected <= 10000")
     if config.num_attention_heads % config.num_key_value_heads or config.head_dim % 2:
         raise RewardJaxError(
             f"{config.num_attention_heads} heads of {config.head_dim} over "

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -72,7 +73,7 @@ def hf_plan(config: LMConfig) -> Plan:
         module, kind = path[:-1], path[-1]
         # GPT-2's Conv1D stores kernels [in, out]; nn.Linear stores [out, in].
         flip = kind == "kernel" and (not gpt2 or module == ("lm_head",))
-        _place(plan, table, path, shape, flip, gpt2, lambda w: w)
+        _place(plan, table, path, shape, flip, gpt2, np.asarray)
     return plan
 
 
@@ -81,12 +82,11 @@ def gguf_plan(config: LMConfig) -> Plan:
     gpt2 = config.model_type == "gpt2"
     plan: Plan = {}
     for path, shape in leaves(param_shapes(config)):
-        restore: Convert = lambda w: w  # noqa: E731
+        restore: Convert = np.asarray
         if not gpt2 and path[-2] in ("q_proj", "k_proj"):
-            heads = config.num_attention_heads
-            if path[-2] == "k_proj":
-                heads = config.num_key_value_heads
-            restore = lambda w, n=heads: unpermute(w, n)  # noqa: E731
+            query = path[-2] == "q_proj"
+            heads = config.num_attention_heads if query else config.num_key_value_heads
+            restore = partial(unpermute, heads=heads)
         _place(plan, _GGUF, path, shape, path[-1] == "kernel", gpt2, restore)
     return plan
 
@@ -118,14 +118,17 @@ def _place(
         shape = (*shape[:-1], 3 * shape[-1])
         module = [*module[:-2], "qkv"]
 
-    def convert(w: np.ndarray) -> np.ndarray:
-        w = restore(w)
-        w = w.T if flip else w
-        return np.split(w, 3, axis=-1)[part] if part >= 0 else w
-
     stored = tuple(reversed(shape)) if flip else shape
     name = f"{_module_name(module, table)}.{suffix}"
-    plan.setdefault(name, Stored(stored, [])).parts.append((path, convert))
+    plan.setdefault(name, Stored(stored, [])).parts.append(
+        (path, partial(_convert, restore, flip, part))
+    )
+
+
+def _convert(restore: Convert, flip: bool, part: int, w: np.ndarray) -> np.ndarray:
+    w = restore(w)
+    w = w.T if flip else w
+    return np.split(w, 3, axis=-1)[part] if part >= 0 else w
 
 
 def _module_name(module: list[str], table: dict[str, str]) -> str:

@@ -23,6 +23,7 @@ Source = SafetensorsFiles | GGUFFile
 
 def load_hf_params(config: LMConfig, source: Source, dtype: Any) -> Params:
     """Parameters from Hugging Face tensors, ready for `forward` with `config`."""
+    _check_depth(config, source)
     actual: dict[str, str] = {}
     for name in source.shapes:
         short = next((name[len(p) :] for p in HF_PREFIXES if name.startswith(p)), name)
@@ -34,6 +35,7 @@ def load_hf_params(config: LMConfig, source: Source, dtype: Any) -> Params:
 
 def load_gguf_params(config: LMConfig, source: Source, dtype: Any) -> Params:
     """Parameters from a GGUF file's tensors, ready for `forward` with `config`."""
+    _check_depth(config, source)
     actual = {name: name for name in source.shapes}
     return _load(config, source, dtype, gguf_plan(config), actual, IGNORED_GGUF)
 
@@ -74,6 +76,15 @@ def _set(tree: Params, path: Path, value: Any) -> None:
     for name in path[:-1]:
         tree = tree.setdefault(name, {})
     tree[path[-1]] = value
+
+
+def _check_depth(config: LMConfig, source: Source) -> None:
+    """A layer has tensors of its own: a config that claims more layers is not worth planning."""
+    if config.num_hidden_layers > len(source.shapes):
+        raise RewardJaxError(
+            f"{source.path}: {config.num_hidden_layers} layers are claimed, but there are only "
+            f"{len(source.shapes)} tensors"
+        )
 
 
 def _check(
