@@ -8,7 +8,6 @@ token ids. A folder appears under that name only when it is complete.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 import os
@@ -20,23 +19,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 from jaxtyping import Array, Float, Int
 
 from rewardjax import progress
-from rewardjax.data.batches import WIDTHS, make_batch
 from rewardjax.data.files import cache_dir
+from rewardjax.data.hidden import estimate, hidden_states, machine_flops, passes
 from rewardjax.errors import RewardJaxError
-from rewardjax.lm import LMConfig, causal_mask, forward
+from rewardjax.lm import LMConfig
 
 _VERSION = 1
 _DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
-# Tokens in one forward pass: enough to fill the machine, few enough for attention's T x T scores.
-_BATCH_TOKENS = {"cpu": 2048}
-_BATCH_TOKENS_ACCELERATOR = 32768
 
 
 @dataclass(frozen=True)
@@ -61,41 +55,6 @@ class Features:
                     out[b, : stop - start] = flat[start:stop]
             gathered[layer] = out
         return gathered
-
-
-@functools.partial(jax.jit, static_argnums=(0, 4, 5))
-def hidden_states(
-    config: LMConfig,
-    params: Any,
-    tokens: Int[Array, "B T"],
-    lengths: Int[Array, "B"],
-    layers: tuple[int, ...],
-    dtype: str = "float32",
-) -> dict[int, Float[Array, "B T D"]]:
-    """Hidden states of right-padded texts; no logits, and no layer above the highest one wanted."""
-    positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
-    mask = causal_mask(lengths, tokens.shape[1])
-    hidden, _ = forward(config, params, tokens, positions, mask, capture=layers)
-    return {layer: hidden[layer].astype(dtype) for layer in layers}
-
-
-def estimate(config: LMConfig, tokens: int, layers: Sequence[int]) -> float:
-    """FLOPs of the hidden states of `tokens` tokens: 2 per weight that a token meets."""
-    heads = config.num_attention_heads + config.num_key_value_heads
-    attention = 2 * config.hidden_size * config.head_dim * heads
-    feed_forward = 3 * config.hidden_size * config.intermediate_size
-    return 2.0 * tokens * (attention + feed_forward) * max(layers, default=0)
-
-
-def _machine_flops() -> float:
-    """float32 FLOPs per second of a matrix product on this machine, measured in a moment."""
-    a = jnp.ones((1024, 1024), jnp.float32)
-    product = jax.jit(jnp.matmul)
-    product(a, a).block_until_ready()
-    start = time.perf_counter()
-    for _ in range(3):
-        product(a, a).block_until_ready()
-    return 3 * 2 * 1024**3 / (time.perf_counter() - start)
 
 
 def cache_key(
@@ -186,7 +145,7 @@ def _announce(
     if progress.is_terminal():
         flops = estimate(config, shape[0], layers)
         # Attention, norms and padding take the rest of the time.
-        seconds = flops / (0.7 * _machine_flops())
+        seconds = flops / (0.7 * machine_flops())
         progress.note(
             f"Hidden states of {shape[0]:,} tokens at layers {list(layers)}: "
             f"{size / 2**20:.0f} MiB in {root}, about {seconds:.0f} s (once)"
@@ -201,29 +160,26 @@ def _compute(
     directory: Path,
     offsets: np.ndarray,
 ) -> None:
-    budget = _BATCH_TOKENS.get(jax.default_backend(), _BATCH_TOKENS_ACCELERATOR)
-    lengths = np.asarray([len(t) for t in tokens])
-    order = np.argsort(lengths, kind="stable")
-    ladder = [*(w for w in WIDTHS if w < lengths.max()), int(lengths.max())]
-    widths = np.asarray(ladder)[np.searchsorted(ladder, lengths)]
-    no_labels = np.zeros((len(tokens), 0), np.float32)
+    lengths = np.diff(offsets)
     files = {layer: (directory / f"layer_{layer}.bin").open("wb") for layer in layers}
     try:
         with progress.bar("hidden states", int(offsets[-1])) as advance:
-            for width in sorted(set(widths.tolist())):
-                rows = order[widths[order] == width]
-                # A width's few texts need no full batch; more than one batch shares one shape.
-                size = min(len(rows), max(1, budget // width))
-                for start in range(0, len(rows), size):
-                    part = rows[start : start + size]
-                    batch = make_batch(
-                        part.tolist(), tokens, no_labels, width=width, batch_size=size
-                    )
-                    states = hidden_states(
-                        lm.config, lm.params, batch.tokens, batch.lengths, tuple(layers), dtype
-                    )
-                    _write(files, states, part, lengths, offsets)
-                    advance(int(lengths[part].sum()))
+            for size, width, rows in passes(lm.config, lengths):
+                ids, positions, segments = np.zeros((3, size, width), np.int32)
+                places = []
+                for b, row in enumerate(rows):
+                    start = 0
+                    for number, i in enumerate(row, 1):
+                        stop = start + int(lengths[i])
+                        ids[b, start:stop], segments[b, start:stop] = tokens[i], number
+                        positions[b, start:stop] = np.arange(stop - start)
+                        places.append((i, b, start, stop))
+                        start = stop
+                states = hidden_states(
+                    lm.config, lm.params, ids, positions, segments, tuple(layers), dtype
+                )
+                _write(files, states, places, offsets)
+                advance(sum(stop - start for _, _, start, stop in places))
         for file in files.values():
             file.flush()
             os.fsync(file.fileno())
@@ -235,13 +191,12 @@ def _compute(
 def _write(
     files: dict[int, Any],
     states: dict[int, Array],
-    rows: np.ndarray,
-    lengths: np.ndarray,
+    places: list[tuple[int, int, int, int]],
     offsets: np.ndarray,
 ) -> None:
     """Plain writes, not a writable map: a full disk is then an error, not a crash."""
     for layer, file in files.items():
         values = np.asarray(states[layer])
-        for b, row in enumerate(rows):
-            file.seek(int(offsets[row]) * values.shape[2] * values.itemsize)
-            file.write(np.ascontiguousarray(values[b, : lengths[row]]).view(np.uint8).data)
+        for i, b, start, stop in places:
+            file.seek(int(offsets[i]) * values.shape[2] * values.itemsize)
+            file.write(np.ascontiguousarray(values[b, start:stop]).view(np.uint8).data)

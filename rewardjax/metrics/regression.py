@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import scipy.stats
 from jaxtyping import Float, Num
 
 
@@ -19,6 +18,8 @@ def _constant(values: np.ndarray) -> bool:
 
 def pearson(predicted: Float[np.ndarray, "N"], labels: Num[np.ndarray, "N"]) -> float:
     """Pearson's linear correlation; NaN where a side is constant."""
+    import scipy.stats  # slow to import: at first use
+
     if _constant(predicted) or _constant(labels):
         return float("nan")
     predicted, labels = np.asarray(predicted, np.float64), np.asarray(labels, np.float64)
@@ -27,6 +28,8 @@ def pearson(predicted: Float[np.ndarray, "N"], labels: Num[np.ndarray, "N"]) -> 
 
 def spearman(predicted: Float[np.ndarray, "N"], labels: Num[np.ndarray, "N"]) -> float:
     """Spearman's rank correlation, ties averaged; NaN where a side is constant."""
+    import scipy.stats  # slow to import: at first use
+
     if _constant(predicted) or _constant(labels):
         return float("nan")
     return float(scipy.stats.spearmanr(predicted, labels)[0])  # pyright: ignore
@@ -37,6 +40,8 @@ def auc(predicted: Float[np.ndarray, "N"], labels: Num[np.ndarray, "N"]) -> floa
 
     NaN where the labels are all equal, or not all 0 or 1.
     """
+    import scipy.stats
+
     if not is_binary(labels):
         return float("nan")
     positive, negative = predicted[labels == 1], predicted[labels == 0]

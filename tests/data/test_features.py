@@ -1,3 +1,4 @@
+import dataclasses
 import shutil
 
 import jax
@@ -6,7 +7,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from rewardjax.data import features
+from rewardjax.data import features, hidden
 from rewardjax.errors import RewardJaxError
 from rewardjax.lm import causal_mask, forward
 
@@ -91,12 +92,13 @@ def test_key_covers_all_that_the_states_depend_on():
 
 
 def test_interrupted_cache_is_not_reused(tiny_lm, tmp_path, monkeypatch):
+    monkeypatch.setitem(hidden._BATCH_TOKENS, jax.default_backend(), 64)
     calls = []
     real = features.hidden_states
 
     def interrupted(*args):
         calls.append(1)
-        if len(calls) == 3:
+        if len(calls) == 2:
             raise KeyboardInterrupt
         return real(*args)
 
@@ -120,7 +122,7 @@ def test_killed_or_damaged_cache_is_computed_again(tiny_lm, tmp_path):
     np.testing.assert_array_equal(again.layers[2], states)
 
 
-def test_batches_do_not_grow_with_the_data(tiny_lm, tmp_path, monkeypatch):
+def test_passes_are_bounded_dense_and_of_few_shapes(tiny_lm, tmp_path, monkeypatch):
     seen = []
     real = features.hidden_states
 
@@ -129,13 +131,36 @@ def test_batches_do_not_grow_with_the_data(tiny_lm, tmp_path, monkeypatch):
         return real(config, params, tokens, *rest)
 
     monkeypatch.setattr(features, "hidden_states", watch)
-    monkeypatch.setitem(features._BATCH_TOKENS, jax.default_backend(), 64)
-    many = [ids for ids in TOKENS for _ in range(5)]
+    monkeypatch.setitem(hidden._BATCH_TOKENS, jax.default_backend(), 128)
+    long = np.full(100, 5, np.int32)
+    many = [ids for ids in TOKENS for _ in range(5)] + [long]
     features.load_or_compute(tiny_lm, many, (1,), root=tmp_path)
-    assert max(b * t for b, t in seen) <= 64
+    assert set(seen) == {(2, 64), (1, 128)}
     padded = sum(b * t for b, t in seen)
-    assert padded < 2 * sum(len(ids) for ids in many)
-    assert len(set(seen)) <= 6
+    assert padded < 1.3 * sum(len(ids) for ids in many)
+
+
+def test_pack_places_every_text_once_within_the_width():
+    lengths = np.random.default_rng(0).integers(1, 65, 500)
+    packed = hidden.pack(range(500), lengths, 64)
+    assert sorted(i for row in packed for i in row) == list(range(500))
+    sizes = [int(lengths[row].sum()) for row in packed]
+    assert max(sizes) <= 64
+    assert len(packed) <= 1.1 * lengths.sum() / 64 + 1
+
+
+def test_sliding_window_is_not_measured_across_texts(tiny_lm, tmp_path):
+    """A window shorter than a text hides its early tokens, wherever the text lies in a row."""
+    config = dataclasses.replace(tiny_lm.config, sliding_window=4)
+    lm = dataclasses.replace(tiny_lm, config=config, source="tiny, window 4")
+    found = features.load_or_compute(lm, TOKENS[:6], (3,), root=tmp_path)
+    for i in (2, 4):
+        want = direct(lm, TOKENS[i], (3,))[3]
+        got = found.batch(np.array([i]), len(want))[3][0]
+        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
+    plain = features.load_or_compute(tiny_lm, TOKENS[:6], (3,), root=tmp_path)
+    assert plain.computed, "another window is another model"
+    assert not np.allclose(plain.batch(np.array([4]), 12)[3], found.batch(np.array([4]), 12)[3])
 
 
 def test_too_little_space(tiny_lm, tmp_path, monkeypatch):
@@ -149,5 +174,5 @@ def test_too_little_space(tiny_lm, tmp_path, monkeypatch):
 
 def test_estimate_is_about_two_flops_a_weight(tiny_lm):
     weights = sum(x.size for x in jax.tree.leaves(tiny_lm.params["layers"]) if x.ndim == 2)
-    assert features.estimate(tiny_lm.config, 10, (3,)) == 2 * 10 * weights
-    assert features.estimate(tiny_lm.config, 10, (1,)) == pytest.approx(2 * 10 * weights / 3)
+    assert hidden.estimate(tiny_lm.config, 10, (3,)) == 2 * 10 * weights
+    assert hidden.estimate(tiny_lm.config, 10, (1,)) == pytest.approx(2 * 10 * weights / 3)
