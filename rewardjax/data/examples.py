@@ -184,8 +184,8 @@ def collect(
     return Examples(texts, array, ids, tuple(skipped))
 
 
-def from_memory(texts: Sequence[str], labels: Any, config: DataConfig) -> Examples:
-    """Examples from texts and labels ([N] or [N, A]) that a program already holds.
+def from_memory(texts: Sequence[Any], labels: Any, config: DataConfig) -> Examples:
+    """Examples from N texts and labels ([N] or [N, A]) that a program already holds.
 
     Raises:
       RewardJaxError: lengths that differ, or a bad row, named `texts[i]`.
