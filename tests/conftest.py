@@ -42,7 +42,6 @@ WORDS = (
     " was",
     " is",
     " not",
-    " very",
     " I",
     " it",
 )

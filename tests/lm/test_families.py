@@ -1,6 +1,7 @@
 """Every supported family against Hugging Face torch in float32, through files on disk."""
 
 import dataclasses
+import functools
 import json
 
 import jax
@@ -12,7 +13,7 @@ import transformers
 
 from rewardjax.errors import RewardJaxError
 from rewardjax.lm.config import LMConfig
-from rewardjax.lm.decoder import causal_mask, forward
+from rewardjax.lm.decoder import causal_mask, forward, unembed
 from rewardjax.lm.load import load_lm
 from tests.conftest import tiny_tokenizer
 
@@ -105,24 +106,27 @@ def torch_run(model, tokens, valid):
         )
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def everything(config, params, tokens, lengths):
+    """All hidden states and the logits (as `LM.logits` computes them) in one compilation."""
+    positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
+    mask = causal_mask(lengths, tokens.shape[1])
+    layers = tuple(range(config.num_hidden_layers + 1))
+    hidden, _ = forward(config, params, tokens, positions, mask, capture=layers)
+    return hidden, unembed(config, params, hidden[layers[-1]])
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_logits_and_hidden_states_equal_torch(name, tmp_path):
     model = torch_model(FAMILIES[name])
     lm = load_lm(save(model, tmp_path))
     tokens, valid = ragged()
     want = torch_run(model, tokens, valid)
-    got = lm.logits(tokens, LENGTHS)
+    depth = lm.config.num_hidden_layers
+    hidden, got = everything(lm.config, lm.params, jnp.asarray(tokens), jnp.asarray(LENGTHS))
     assert got.dtype == jnp.float32
     assert np.abs(want.logits.numpy())[valid].max() > 1  # the comparison is not between zeros
     assert np.abs(np.asarray(got) - want.logits.numpy())[valid].max() <= 1e-4
-
-    depth = lm.config.num_hidden_layers
-    positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
-    mask = causal_mask(jnp.asarray(LENGTHS), tokens.shape[1])
-    run = jax.jit(forward, static_argnums=0, static_argnames="capture")
-    hidden, _ = run(
-        lm.config, lm.params, jnp.asarray(tokens), positions, mask, capture=tuple(range(depth + 1))
-    )
     assert len(want.hidden_states) == depth + 1
     for layer, states in enumerate(want.hidden_states):
         assert np.abs(np.asarray(hidden[layer]) - states.numpy())[valid].max() <= 1e-4
