@@ -41,7 +41,9 @@ def test_restored_state_is_bit_identical(tmp_path):
 def test_newest_three_and_the_best_are_kept(tmp_path):
     with Checkpoints(tmp_path, every=2, keep=3) as checkpoints:
         saved = [
-            checkpoints.save(n, state(n), note=note(n), metrics={"eval/squared_error": abs(n - 4.0)})
+            checkpoints.save(
+                n, state(n), note=note(n), metrics={"eval/squared_error": abs(n - 4.0)}
+            )
             for n in range(1, 13)
         ]
     assert saved == [n % 2 == 0 for n in range(1, 13)]

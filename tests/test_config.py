@@ -154,7 +154,7 @@ def test_required_field_without_yaml():
         return config.parse(Needs, list(argv), prog="p", description="d")
 
     assert parse_needs("--lm", "x", "--out", "y") == Needs("x", "y")
-    with pytest.raises(RewardJaxError, match="^missing: --out; see p --help$"):
+    with pytest.raises(RewardJaxError, match=r"^missing: --out; see p --help$"):
         parse_needs("--lm", "x")
 
 
