@@ -67,12 +67,12 @@ def main(argv: list[str]) -> int:
     )
     rows = _prompts(config)
     # Everything that can be wrong is looked at before weights are read.
-    from rewardjax.decode.rows_file import RowsFile
-
     from rewardjax.api import check_sampling, encode_prompt, iterate_generations
     from rewardjax.decoding.runner import SamplingConfig
     from rewardjax.export import load_reward_model
     from rewardjax.lm import load_lm
+
+    from .rows_file import RowsFile
 
     names = [field.name for field in dataclasses.fields(SamplingConfig)]
     sampling = SamplingConfig(**{name: getattr(config, name) for name in names})

@@ -105,7 +105,7 @@ def iterate_generations(
         )
     for prompt in prompts:
         check_context(lm, prompt, sampling.max_new_tokens)
-    model, reward_params = reward_model.bind(lm) if reward_model else (None, None)
+    model, reward_params = reward_model.bind(lm) if reward_model else (None, RewardParams((), ()))
     program = Program(
         TransformerLM(lm.config),
         model,

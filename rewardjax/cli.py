@@ -6,7 +6,7 @@ import contextlib
 import importlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from rewardjax.errors import RewardJaxError, nearest
 
@@ -87,6 +87,12 @@ def find(argv: list[str]) -> tuple[str, list[str]]:
     options = [" ".join(words) for words in COMMANDS]
     hint = nearest(" ".join(argv[:2]), options) or nearest(first, [*options, *families])
     raise RewardJaxError(f"unknown command {first!r}, expected one of: {', '.join(options)}{hint}")
+
+
+def program(*words: str) -> Callable[[list[str]], int]:
+    """The `main` of a command, imported now: how experiments run other commands."""
+    module, function = COMMANDS[words][0].split(":")
+    return getattr(importlib.import_module(module), function)
 
 
 @contextlib.contextmanager

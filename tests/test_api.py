@@ -202,6 +202,7 @@ def test_perplexity_is_the_papers(tiny_lm):
     got = rj.perplexity(tiny_lm, texts, prompts)
     assert got.dtype == np.float64
     np.testing.assert_allclose(got, expected, rtol=1e-4)
+    texts = texts[1:]  # a text of one token has none that another precedes
     alone = rj.perplexity(tiny_lm, texts)
     np.testing.assert_allclose(
         alone, [np.exp(nll(encode(t)) / (len(encode(t)) - 1)) for t in texts], rtol=1e-4

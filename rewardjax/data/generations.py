@@ -18,14 +18,15 @@ from rewardjax.errors import RewardJaxError
 class Row:
     """What evaluation needs of one continuation.
 
-    `rewards` is [T][A] (empty without a reward model) and `kl` [T]; either is None where the file
-    has no such field.
+    `token_ids` and `kl` are [T], `rewards` is [T][A] (empty without a reward model); each is None
+    where the file has no such field.
     """
 
     prompt: str
     text: str
     prompt_index: int
     sample_index: int
+    token_ids: list[int] | None = None
     rewards: list[list[float]] | None = None
     kl: list[float] | None = None
 
@@ -143,6 +144,7 @@ def _check(value: Any, where: str) -> Row:
         text=value["text"],
         prompt_index=value["prompt_index"],
         sample_index=value["sample_index"],
+        token_ids=value.get("token_ids"),
         rewards=None if rewards is None else [[float(x) for x in token] for token in rewards],
         kl=None if kl is None else [float(x) for x in kl],
     )

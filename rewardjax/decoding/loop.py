@@ -96,7 +96,7 @@ class Program:
 def prefill(
     program: Program,
     lm_params: PyTree,
-    reward_params: RewardParams | None,
+    reward_params: RewardParams,
     tokens: Int[Array, "B T"],
     lengths: Int[Array, "B"],
     keys: Key[Array, "B"],
@@ -140,7 +140,7 @@ def prefill(
 
 
 def decode_step(
-    program: Program, lm_params: PyTree, reward_params: RewardParams | None, state: DecodeState
+    program: Program, lm_params: PyTree, reward_params: RewardParams, state: DecodeState
 ) -> DecodeState:
     """Draws one token for every row that is not done."""
     logits, hidden, lm_cache = program.lm.step(
@@ -211,7 +211,7 @@ def _advance(
 def run(
     program: Program,
     lm_params: PyTree,
-    reward_params: RewardParams | None,
+    reward_params: RewardParams,
     state: DecodeState,
     n: int,
 ) -> DecodeState:

@@ -87,7 +87,7 @@ class Row(NamedTuple):
 def decode_rows(
     program: Program,
     lm_params: PyTree,
-    reward_params: RewardParams | None,
+    reward_params: RewardParams,
     requests: Iterable[Request],
     sampling: SamplingConfig,
     *,
@@ -113,7 +113,7 @@ def bucket(length: int) -> int:
 def _decode_batch(
     program: Program,
     lm_params: PyTree,
-    reward_params: RewardParams | None,
+    reward_params: RewardParams,
     requests: Sequence[Request],
     sampling: SamplingConfig,
     batch_size: int,
@@ -134,7 +134,7 @@ def _decode_batch(
 def _start(
     program: Program,
     lm_params: PyTree,
-    reward_params: RewardParams | None,
+    reward_params: RewardParams,
     requests: Sequence[Request],
     sampling: SamplingConfig,
     batch_size: int,

@@ -82,7 +82,7 @@ class NextTokenModel(RewardModel):
     def candidate_rewards(
         self, params: RewardParams, cache: PyTree, hidden: Hidden, candidates: Int[Array, "B C"]
     ) -> tuple[Float[Array, "B C A"], PyTree]:
-        h = cache[0] if self.transformer is not None else hidden[self.layers[0]]
+        h = cache[0] if self.transformer is not None else self._base_state(hidden)
         rewards = self._score(self.score, params, h, candidates)
         return rewards, candidates
 
@@ -124,8 +124,19 @@ class NextTokenModel(RewardModel):
         if self.transformer is not None:
             states = backbone.encode(self.transformer, self._weights(params), tokens, lengths)
             return states[:, :-1]
-        states = hidden[self.layers[0]]
-        return jnp.pad(states[:, :-1], ((0, 0), (1, 0), (0, 0)))
+        return jnp.pad(self._base_state(hidden)[:, :-1], ((0, 0), (1, 0), (0, 0)))
+
+    def _base_state(self, hidden: Hidden) -> Float[Array, "*N D"]:
+        """The base LM's state as the head reads it, float32.
+
+        After the final norm as it is; from an inner layer divided by its root mean square, since
+        the residual stream's scale differs by orders of magnitude between tokens and layers.
+        """
+        (layer,) = self.layers
+        h = hidden[layer].astype(jnp.float32)
+        if layer == self.lm.num_hidden_layers:
+            return h
+        return h * jax.lax.rsqrt(jnp.mean(jnp.square(h), axis=-1, keepdims=True) + 1e-6)
 
     def _score(self, score, params: RewardParams, h: Array, tokens: Array) -> Array:
         """Head in float32 at highest precision, on O(D) per token: only these embeddings."""

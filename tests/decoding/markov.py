@@ -92,7 +92,7 @@ def start(prog, firsts, max_new_tokens, seed=0, prompt_index=None, **settings):
     return prefill(
         prog,
         lm_params(),
-        reward_params() if prog.reward_model else None,
+        reward_params(),
         jnp.asarray(firsts, jnp.int32)[:, None],
         jnp.ones(n, jnp.int32),
         row_keys(seed, jnp.asarray(index, jnp.uint32), jnp.zeros(n, jnp.uint32)),

@@ -18,7 +18,7 @@ def decode(
 ):
     prog = markov.program(guided, eos, num_candidates, settings.pop("link", "clip"))
     state = markov.start(prog, firsts, steps, seed, **settings)
-    return run(prog, markov.lm_params(), markov.reward_params() if guided else None, state, steps)
+    return run(prog, markov.lm_params(), markov.reward_params(), state, steps)
 
 
 def exact(last, beta=0.0, top_k=4, top_p=1.0, temperature=1.0, invert=False):

@@ -124,6 +124,7 @@ def test_arm_is_the_formula(tiny_lm):
     model, params = make(tiny_lm, "arm-base-layer1-two-outputs")
     head = jax.tree.map(np.asarray, params.trainable["head"])
     h = np.asarray(states(tiny_lm, TOKENS, LENGTHS, (1,))[1], np.float64)
+    h /= np.sqrt((h**2).mean(axis=-1, keepdims=True) + 1e-6)  # an inner layer's state, rescaled
     e = np.asarray(output_embedding(tiny_lm.config, tiny_lm.params), np.float64)
     got = np.asarray(score(tiny_lm, model, params, TOKENS, LENGTHS))
     for b in range(B):
