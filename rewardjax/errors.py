@@ -34,6 +34,12 @@ def require(module: str, extra: str) -> ModuleType:
         ) from error
 
 
+def short(value: object) -> str:
+    """`repr(value)`, cut to 40 characters."""
+    text = repr(value)
+    return text if len(text) <= 40 else text[:39] + "…"
+
+
 def nearest(word: str, options: Iterable[str]) -> str:
     """`"; did you mean 'x'?"` for the option closest to `word`, or `""` when none is close."""
     close = difflib.get_close_matches(word, list(options), n=1, cutoff=0.6)

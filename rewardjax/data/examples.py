@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -12,7 +11,8 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float32, Int
 
-from rewardjax.errors import RewardJaxError
+from rewardjax.data.lines import half_surrogate
+from rewardjax.errors import RewardJaxError, short
 
 
 @dataclass(frozen=True)
@@ -116,9 +116,9 @@ def _number(value: Any, name: str) -> float:
     if isinstance(value, str | int | float | np.number):
         try:
             return float(value)
-        except ValueError:
+        except (ValueError, OverflowError):  # an integer of hundreds of digits
             pass
-    raise BadRow(f"label {name!r} is {value!r}; expected a number")
+    raise BadRow(f"label {name!r} is {short(value)}; expected a number")
 
 
 def parse_row(row: dict[str, Any], config: DataConfig) -> tuple[str, tuple[float, ...]]:
@@ -129,10 +129,10 @@ def parse_row(row: dict[str, Any], config: DataConfig) -> tuple[str, tuple[float
     """
     text = _column(row, config.text)
     if not isinstance(text, str):
-        raise BadRow(f"text {config.text!r} is {text!r}; expected text")
+        raise BadRow(f"text {config.text!r} is {short(text)}; expected text")
     if not text.strip():
         raise BadRow(f"text {config.text!r} is empty")
-    if re.search("[\ud800-\udfff]", text):
+    if half_surrogate(text):
         raise BadRow(f"text {config.text!r} holds half a surrogate pair: not valid Unicode")
     labels = []
     for name in config.labels:

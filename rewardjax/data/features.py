@@ -24,7 +24,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from rewardjax import progress
-from rewardjax.data.files import cache_dir
+from rewardjax.cache import cache_dir
 from rewardjax.data.hidden import estimate, hidden_states, machine_flops, passes
 from rewardjax.errors import RewardJaxError
 from rewardjax.lm import LMConfig

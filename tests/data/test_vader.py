@@ -179,16 +179,3 @@ def test_cache_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(RewardJaxError, match="set REWARDJAX_CACHE"):
         vader.fetch_sdist(tmp_path / "file" / "cache")
-
-
-def test_cache_folder(monkeypatch, tmp_path):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.delenv("REWARDJAX_CACHE", raising=False)
-    assert vader.cache_folder() == tmp_path / "rewardjax"
-    monkeypatch.setenv("REWARDJAX_CACHE", str(tmp_path / "mine"))
-    assert vader.cache_folder() == tmp_path / "mine"
-    assert vader.cache_folder("there").name == "there"
-    monkeypatch.delenv("REWARDJAX_CACHE")
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setattr(vader.Path, "home", lambda: tmp_path)
-    assert vader.cache_folder() == tmp_path / ".cache" / "rewardjax"

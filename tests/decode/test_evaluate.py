@@ -203,14 +203,18 @@ def test_rows_without_rewards_or_kl(tmp_path):
 
 BAD_LINES = {
     "{": "not JSON",
-    "[1]": "a list; expected a JSON object",
+    "[1]": "a JSON list; expected an object",
     json.dumps({"prompt": "a", "text": "b", "prompt_index": 0}): "no field 'sample_index'",
     json.dumps(row(5, 0, text=7)): "text is 7; expected a string",
     json.dumps(row(5, 0) | {"prompt": None}): "prompt is None; expected a string",
     json.dumps(row(5, 0) | {"prompt_index": True}): "prompt_index is True; expected an integer",
     json.dumps(row(5, 0) | {"sample_index": -1}): "sample_index is -1; expected an integer ≥ 0",
+    json.dumps(row(5, 0, token_ids=[1.5])): "token_ids is [1.5]; expected a list of integers",
     json.dumps(row(5, 0, kl=["x"])): "expected a list of finite numbers",
     json.dumps(row(5, 0, kl=[float("nan")])): "expected a list of finite numbers",
+    json.dumps(row(5, 0, kl=[10**400])): "expected a list of finite numbers",
+    json.dumps(row(5, 0)).replace("0.5", "9" * 5000): "endless number",
+    json.dumps(row(5, 0, text="\ud83d")): "text holds half a surrogate pair",
     json.dumps(row(5, 0, rewards=[0.5])): "equally long lists",
     json.dumps(row(5, 0, rewards=[[0.5], [0.5, 0.5]])): "equally long lists",
     json.dumps(row(0, 0)): "is on line 1 already",
@@ -251,8 +255,8 @@ def bad_file(folder, kind):
     ("kind", "message"),
     [
         ("missing", "does not exist"),
-        ("folder", "is a directory"),
-        ("empty", "holds no row"),
+        ("folder", "is a folder"),
+        ("empty", "is empty"),
         ("blank", "holds no row"),
         ("binary", "binary data"),
         ("latin-1", "not UTF-8"),
@@ -297,7 +301,7 @@ def test_no_file_and_the_same_file_twice(tmp_path, capsys):
 
 
 def test_rows_of_two_reward_models():
-    rows = [Row("a", "b", 0, 0, [[0.5]]), Row("a", "c", 0, 1, [[0.5, 0.5]])]
+    rows = [Row("a", "b", 0, 0, rewards=[[0.5]]), Row("a", "c", 0, 1, rewards=[[0.5, 0.5]])]
     with pytest.raises(RewardJaxError, match="rows of one reward model"):
         evaluate(rows, [])
     with pytest.raises(RewardJaxError, match="no rows"):
