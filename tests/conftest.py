@@ -14,7 +14,9 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 from jaxtyping import install_import_hook
 
-install_import_hook("rewardjax", "beartype.beartype")
+# An int is a float, as type checkers have it.
+BEARTYPE = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
+install_import_hook("rewardjax", BEARTYPE)
 
 import jax  # noqa: E402
 import pytest  # noqa: E402

@@ -80,7 +80,7 @@ class Outcome:
     history: list[dict[str, Any]]
     """rows of the training's metrics.jsonl"""
     seconds: dict[str, float]
-    """wall-clock time of each stage"""
+    """wall-clock time of each stage, in the run that did it"""
     versions: dict[str, str]
     passed: bool
 
@@ -105,11 +105,11 @@ def main(argv: list[str]) -> int:
     print_table(metrics_table(shown, counts=counts))
     page = write(outcome)
     _write_results(outcome)
-    passed = "is shown" if outcome.passed else "is NOT shown"
-    Console(highlight=False).print(
-        f"The effect {passed} beyond the 95% intervals. Report: {page}"
-        f" ({sum(outcome.seconds.values()):.0f} s, peak memory {_peak_memory_gib():.1f} GiB)"
-    )
+    passed = "shows" if outcome.passed else "does NOT show"
+    print(f"The effect {passed} beyond the 95% intervals of the positive rate (VADER).")
+    stages = ", ".join(f"{stage} {spent:.0f} s" for stage, spent in outcome.seconds.items())
+    print(f"{stages}; peak memory {_peak_memory_gib():.1f} GiB")
+    print(f"report: {page}")
     return 0 if outcome.passed else 1
 
 
@@ -117,7 +117,7 @@ def run(config: QuickstartConfig) -> Outcome:
     """Train, decode at five strengths, evaluate. Files go to `config.out`."""
     folder = Path(config.out)
     folder.mkdir(parents=True, exist_ok=True)
-    _claim(folder, config)
+    before = _claim(folder, config)
     seconds: dict[str, float] = {}
     commands: list[str] = []
 
@@ -128,9 +128,11 @@ def run(config: QuickstartConfig) -> Outcome:
         commands.append(" ".join(["rewardjax", *words, *map(shlex.quote, argv)]))
         _say(f"$ {commands[-1]}" + (" (done before)" if done else ""))
         began = time.monotonic()
-        if not done:
+        if done:
+            seconds.setdefault(stage, before.get(stage, 0.0))
+        else:
             program(*words)(argv)
-        timed(stage, began)
+            timed(stage, began)
 
     began = time.monotonic()
     _write_ratings(folder / "ratings.jsonl", config)
@@ -183,13 +185,17 @@ def _check(config: QuickstartConfig) -> None:
         raise RewardJaxError(f"beta is {config.beta}; expected a number above 0")
 
 
-def _claim(folder: Path, config: QuickstartConfig) -> None:
-    """Takes the folder for these settings; results of other settings or versions make way."""
+def _claim(folder: Path, config: QuickstartConfig) -> dict[str, float]:
+    """Takes the folder for these settings; results of other settings or versions make way.
+
+    Returns the seconds that each stage of an earlier run with these settings took.
+    """
     settings = {**to_plain(config), "rewardjax": version("rewardjax")}
     del settings["out"]
     path = folder / "settings.json"
     if path.is_file() and json.loads(path.read_text(encoding="utf-8")) == settings:
-        return
+        results = folder / "results.json"
+        return json.loads(results.read_text())["seconds"] if results.is_file() else {}
     if any(folder.iterdir()) and not path.is_file():
         raise RewardJaxError(
             f"--out {str(folder)!r} is not empty and no quickstart's; name another folder"
@@ -197,7 +203,9 @@ def _claim(folder: Path, config: QuickstartConfig) -> None:
     shutil.rmtree(folder / "train", ignore_errors=True)
     for old in folder.glob("beta_*.jsonl*"):
         old.unlink()
+    (folder / "results.json").unlink(missing_ok=True)
     write_text(path, json.dumps(settings, indent=2) + "\n")
+    return {}
 
 
 def _write_ratings(path: Path, config: QuickstartConfig) -> None:

@@ -86,8 +86,8 @@ def write(outcome: Outcome) -> Path:
         f"Steering {config.lm} towards positive text",
         f"A linear reward head was trained on {config.texts:,} texts with human sentiment ratings,"
         " on top of the frozen model's own hidden states. It then steered the model on"
-        f" {config.num_prompts} prompts: up, not at all, and down. Everything here was measured in"
-        f" one run of `rewardjax quickstart` that took {sum(outcome.seconds.values()):.0f} s.",
+        f" {config.num_prompts} prompts: up, not at all, and down. Everything here was measured on"
+        f" one machine in {sum(outcome.seconds.values()):.0f} s.",
         numbers,
         sections,
         f"Made by rewardjax {outcome.versions['rewardjax']}.",
@@ -182,7 +182,7 @@ def _training(outcome: Outcome) -> str:
         series[shown] = ([row["step"] for row in rows], [row[name] for row in rows])
     last = next(row for row in reversed(outcome.history) if "eval/squared_error" in row)
     caption = (
-        "Cumulative squared error of each batch (with the prior regulariser's share), and the"
+        "Cumulative squared error of each training batch (without the prior regulariser), and the"
         " squared error at the last token of the held-out texts, finally"
         f" {_known(last, 'eval/squared_error')} (Pearson {_known(last, 'eval/pearson')}, Spearman"
         f" {_known(last, 'eval/spearman')})."
