@@ -1,5 +1,7 @@
 """Reward models of every parametrization and backbone, with random (not zero) heads."""
 
+import functools
+
 import jax
 import pytest
 
@@ -27,6 +29,12 @@ def make(lm, name):
     return model, RewardParams({**params.trainable, "head": head}, params.frozen)
 
 
+@pytest.fixture(scope="session")
+def made(tiny_lm):
+    """`make(tiny_lm, name)`, once per name."""
+    return functools.cache(functools.partial(make, tiny_lm))
+
+
 @pytest.fixture(params=CONFIGS)
-def reward_model(request, tiny_lm):
-    return make(tiny_lm, request.param)
+def reward_model(request, made):
+    return made(request.param)

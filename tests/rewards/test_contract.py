@@ -1,5 +1,7 @@
 """The contract's functions agree with one another and with the formulas, for every model."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,7 @@ import pytest
 from rewardjax.lm import causal_mask, forward, output_embedding
 from rewardjax.rewards import RewardModelConfig, build
 from rewardjax.rewards.backbone import bos_id
-from tests.rewards.conftest import CONFIGS, make
+from tests.rewards.conftest import CONFIGS
 
 RNG = np.random.default_rng(1)
 B, T = 4, 9
@@ -17,24 +19,45 @@ LENGTHS = jnp.array([9, 3, 6, 1], jnp.int32)
 TOLERANCE = {"rtol": 2e-4, "atol": 2e-5}
 
 
-def states(lm, tokens, lengths, layers):
+@functools.partial(jax.jit, static_argnums=(0, 4))
+def lm_states(config, params, tokens, lengths, layers):
     positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
     mask = causal_mask(lengths, tokens.shape[1])
-    return forward(lm.config, lm.params, tokens, positions, mask, capture=layers)[0]
+    return forward(config, params, tokens, positions, mask, capture=layers)[0]
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1), static_argnames="sizes")
+def compiled(name, model, *args, sizes=()):
+    """A method of the contract; compiled, for one operation at a time is slower by far."""
+    return getattr(model, name)(*args, **dict(sizes))
+
+
+def states(lm, tokens, lengths, layers):
+    return lm_states(lm.config, lm.params, tokens, lengths, layers)
 
 
 def score(lm, model, params, tokens, lengths):
-    return model.token_rewards(params, tokens, lengths, states(lm, tokens, lengths, model.layers))
+    hidden = states(lm, tokens, lengths, model.layers)
+    return compiled("token_rewards", model, params, tokens, lengths, hidden)
 
 
 def prefilled(lm, model, params, tokens, lengths, extra=8, candidates=8):
     hidden = states(lm, tokens, lengths, model.layers)
-    cache = model.prefill(
-        params, tokens, lengths, hidden, max_new_tokens=extra, num_candidates=candidates
-    )
+    sizes = (("max_new_tokens", extra), ("num_candidates", candidates))
+    cache = compiled("prefill", model, params, tokens, lengths, hidden, sizes=sizes)
     return cache, at_last(hidden, lengths)
 
 
+def candidate_rewards(model, params, cache, hidden, candidates):
+    return compiled("candidate_rewards", model, params, cache, hidden, candidates)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 4, 5))
+def all_rows(model, params, cache, hidden, batch, chunk):
+    return model.rows(params, cache, hidden, batch, chunk)
+
+
+@jax.jit
 def at_last(hidden, lengths):
     rows = jnp.arange(lengths.shape[0])
     return {layer: h[rows, lengths - 1] for layer, h in hidden.items()}
@@ -42,23 +65,29 @@ def at_last(hidden, lengths):
 
 def append(tokens, lengths, new):
     """Right-padded tokens with new[b] put behind row b's last token."""
-    grown = jnp.pad(tokens, ((0, 0), (0, 1)))
-    return grown.at[jnp.arange(tokens.shape[0]), lengths].set(new), lengths + 1
+    tokens = np.array(tokens)
+    tokens[np.arange(len(tokens)), lengths] = new
+    return jnp.asarray(tokens), lengths + 1
+
+
+def wider(tokens, n):
+    """The same texts with n more columns of padding."""
+    return np.pad(tokens, ((0, 0), (0, n)))
 
 
 def last(rewards, lengths):
-    return rewards[jnp.arange(lengths.shape[0]), lengths - 1]
+    return np.asarray(rewards)[np.arange(len(lengths)), lengths - 1]
 
 
 def test_candidates_equal_scoring_each_text_from_scratch(tiny_lm, reward_model):
     model, params = reward_model
     cache, hidden = prefilled(tiny_lm, model, params, TOKENS, LENGTHS)
     candidates = jnp.asarray(RNG.integers(0, 128, (B, 5)), jnp.int32)
-    rewards, _ = model.candidate_rewards(params, cache, hidden, candidates)
+    rewards, _ = candidate_rewards(model, params, cache, hidden, candidates)
     assert rewards.shape == (B, 5, model.outputs)
     assert rewards.dtype == jnp.float32
     for c in range(5):
-        grown = append(TOKENS, LENGTHS, candidates[:, c])
+        grown = append(wider(TOKENS, 1), LENGTHS, candidates[:, c])
         naive = last(score(tiny_lm, model, params, *grown), grown[1])
         np.testing.assert_allclose(rewards[:, c], naive, **TOLERANCE)
     assert np.asarray(rewards).std() > 0.01  # the head does tell candidates apart
@@ -67,16 +96,16 @@ def test_candidates_equal_scoring_each_text_from_scratch(tiny_lm, reward_model):
 def test_advancing_equals_prefilling_the_longer_text(tiny_lm, reward_model):
     """Cached = uncached over several steps of ragged rows, with another choice in every row."""
     model, params = reward_model
-    cache, hidden = prefilled(tiny_lm, model, params, TOKENS, LENGTHS)
-    tokens, lengths = TOKENS, LENGTHS
+    tokens, lengths = jnp.asarray(wider(TOKENS, 4)), LENGTHS
+    cache, hidden = prefilled(tiny_lm, model, params, tokens, lengths)
     for step in range(4):
         candidates = jnp.asarray(RNG.integers(0, 128, (B, 6)), jnp.int32)
-        rewards, pending = model.candidate_rewards(params, cache, hidden, candidates)
+        rewards, pending = candidate_rewards(model, params, cache, hidden, candidates)
         fresh_cache, fresh = prefilled(tiny_lm, model, params, tokens, lengths)
-        naive, _ = model.candidate_rewards(params, fresh_cache, fresh, candidates)
+        naive, _ = candidate_rewards(model, params, fresh_cache, fresh, candidates)
         np.testing.assert_allclose(rewards, naive, **TOLERANCE)
         chosen = (jnp.arange(B) + step) % 6
-        cache = model.advance(params, cache, pending, chosen)
+        cache = compiled("advance", model, params, cache, pending, chosen)
         tokens, lengths = append(tokens, lengths, candidates[jnp.arange(B), chosen])
         hidden = at_last(states(tiny_lm, tokens, lengths, model.layers), lengths)
 
@@ -84,10 +113,10 @@ def test_advancing_equals_prefilling_the_longer_text(tiny_lm, reward_model):
 def test_rows_are_every_tokens_candidate_reward(tiny_lm, reward_model):
     model, params = reward_model
     cache, hidden = prefilled(tiny_lm, model, params, TOKENS, LENGTHS, 0, 50)
-    rows = model.rows(params, cache, hidden, B, 50)  # 128 is no multiple of 50
+    rows = all_rows(model, params, cache, hidden, B, 50)  # 128 is no multiple of 50
     assert rows.shape == (B, 128, model.outputs)
     some = jnp.broadcast_to(jnp.array([0, 49, 50, 99, 100, 127]), (B, 6))
-    direct, _ = model.candidate_rewards(params, cache, hidden, some)
+    direct, _ = candidate_rewards(model, params, cache, hidden, some)
     np.testing.assert_allclose(rows[jnp.arange(B)[:, None], some], direct, **TOLERANCE)
 
 
@@ -119,9 +148,9 @@ def test_a_reward_sees_its_own_token_and_none_after_it(tiny_lm, reward_model):
     assert (np.abs(before[:, 5] - after[:, 5]) > 1e-4).all()
 
 
-def test_arm_is_the_formula(tiny_lm):
+def test_arm_is_the_formula(tiny_lm, made):
     """r(v|x) = <w, h> + <W h, e(v)> with h at t-1 scoring token t (methods.md §2)."""
-    model, params = make(tiny_lm, "arm-base-layer1-two-outputs")
+    model, params = made("arm-base-layer1-two-outputs")
     head = jax.tree.map(np.asarray, params.trainable["head"])
     h = np.asarray(states(tiny_lm, TOKENS, LENGTHS, (1,))[1], np.float64)
     h /= np.sqrt((h**2).mean(axis=-1, keepdims=True) + 1e-6)  # an inner layer's state, rescaled
@@ -135,9 +164,9 @@ def test_arm_is_the_formula(tiny_lm):
                 np.testing.assert_allclose(got[b, t, a], slow, rtol=1e-4, atol=1e-5)
 
 
-def test_own_backbones_prepend_their_bos_and_score_the_first_token(tiny_lm):
+def test_own_backbones_prepend_their_bos_and_score_the_first_token(tiny_lm, made):
     for name in ("arm-own", "rad"):
-        model, params = make(tiny_lm, name)
+        model, params = made(name)
         assert model.first_scored == 0
         backbone = {**params.trainable["backbone"], **params.frozen.get("backbone", {})}
         tokens = jnp.concatenate(
@@ -160,21 +189,21 @@ def test_own_backbones_prepend_their_bos_and_score_the_first_token(tiny_lm):
         np.testing.assert_allclose(got, expected, **TOLERANCE)
 
 
-def test_the_first_token_of_a_base_lm_text_has_no_score(tiny_lm):
-    model, params = make(tiny_lm, "arm-base")
+def test_the_first_token_of_a_base_lm_text_has_no_score(tiny_lm, made):
+    model, params = made("arm-base")
     assert model.first_scored == 1
     assert (np.asarray(score(tiny_lm, model, params, TOKENS, LENGTHS))[:, 0] == 0).all()
 
 
-def test_rank_of_arm_is_at_most_d(tiny_lm):
+def test_rank_of_arm_is_at_most_d(tiny_lm, made):
     """128 prefixes x 128 tokens, d = 32: the matrix has rank <= 32 (and RAD's has more)."""
     prefixes = jnp.asarray(RNG.integers(3, 128, (120, 6)), jnp.int32)
     lengths = jnp.full(120, 6, jnp.int32)
     ranks = {}
     for name in ("arm-base", "arm-own", "rad-one-layer"):
-        model, params = make(tiny_lm, name)
+        model, params = made(name)
         cache, hidden = prefilled(tiny_lm, model, params, prefixes, lengths, 0, 64)
-        rows = np.asarray(model.rows(params, cache, hidden, 120, 64)[..., 0], np.float64)
+        rows = np.asarray(all_rows(model, params, cache, hidden, 120, 64)[..., 0], np.float64)
         singular = np.linalg.svd(rows, compute_uv=False)
         ranks[name] = int((singular > 1e-5 * singular[0]).sum())
     assert ranks["arm-base"] <= tiny_lm.config.hidden_size
@@ -182,10 +211,10 @@ def test_rank_of_arm_is_at_most_d(tiny_lm):
     assert ranks["rad-one-layer"] > tiny_lm.config.hidden_size
 
 
-def test_training_touches_observed_tokens_only(tiny_lm):
+def test_training_touches_observed_tokens_only(tiny_lm, made):
     """Nothing of size ... x |V| exists: only the frozen embedding has a vocabulary axis."""
     for name in ("arm-base", "arm-own"):
-        model, params = make(tiny_lm, name)
+        model, params = made(name)
         hidden = states(tiny_lm, TOKENS, LENGTHS, model.layers)
 
         def loss(trainable, model=model, params=params, hidden=hidden):
@@ -211,8 +240,8 @@ def _equations(jaxpr):
                 yield from _equations(inner)
 
 
-def test_prior_deltas_are_the_token_part(tiny_lm):
-    model, params = make(tiny_lm, "arm-base")
+def test_prior_deltas_are_the_token_part(tiny_lm, made):
+    model, params = made("arm-base")
     hidden = states(tiny_lm, TOKENS, LENGTHS, model.layers)
     random = jnp.asarray(RNG.integers(0, 128, (B, T)), jnp.int32)
     rewards, deltas = model.token_rewards_and_prior(params, TOKENS, LENGTHS, hidden, random)
@@ -227,8 +256,8 @@ def test_prior_deltas_are_the_token_part(tiny_lm):
 
 
 @pytest.mark.parametrize("name", ["arm-own", "arm-own-two-layers"])
-def test_the_output_embedding_is_frozen_and_everything_else_trains(tiny_lm, name):
-    model, params = make(tiny_lm, name)
+def test_the_output_embedding_is_frozen_and_everything_else_trains(tiny_lm, name, made):
+    model, params = made(name)
     frozen = {
         jax.tree_util.keystr(k) for k, _ in jax.tree_util.tree_leaves_with_path(params.frozen)
     }
