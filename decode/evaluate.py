@@ -14,7 +14,7 @@ from rewardjax.config import parse, to_plain
 from rewardjax.data.generations import read_rows
 from rewardjax.errors import RewardJaxError
 from rewardjax.metrics.bootstrap import bootstrap_mean
-from rewardjax.metrics.evaluation import count_text, evaluate
+from rewardjax.metrics.evaluation import check_lengths, count_text, evaluate
 from rewardjax.metrics.scorers import DEFAULT_SCORERS, load_scorers
 from rewardjax.progress import bar
 from rewardjax.report.metrics import metrics_table
@@ -65,14 +65,18 @@ def main(argv: list[str]) -> int:
         raise RewardJaxError(f"--batch-tokens is {config.batch_tokens}; expected at least 1")
     if config.out not in (None, "-"):
         check_writable(config.out)
-    bootstrap_mean(np.zeros(1), level=config.level, resamples=config.resamples)  # checks both
+    # Checks the three.
+    bootstrap_mean(np.zeros(1), level=config.level, resamples=config.resamples, seed=config.seed)
     rows = {name: read_rows(name) for name in config.files}
     scorers = load_scorers(config.scorers)
     lm = None
     if config.perplexity_lm is not None:
-        from rewardjax.lm.load import load_lm
+        from rewardjax.lm import open_lm
 
-        lm = load_lm(config.perplexity_lm, dtype=config.dtype)
+        opened = open_lm(config.perplexity_lm, dtype=config.dtype)
+        for name, part in rows.items():
+            check_lengths(part, opened, name)
+        lm = opened.load()
     total = sum(len(part) for part in rows.values()) if lm is not None else 0
     results = {}
     with bar("perplexity", total) as advance:

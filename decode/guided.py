@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from typing import Literal
 
 from rewardjax.config import parse, to_plain
 from rewardjax.data.prompts import PromptRow, read_prompts
-from rewardjax.errors import RewardJaxError
+from rewardjax.errors import RewardJaxError, short
 from rewardjax.progress import bar
 
 
@@ -17,8 +18,8 @@ class GuidedConfig:
 
     lm: str = "smollm2-135m"
     """the frozen LM: an alias, a folder, a .gguf file or a hub id"""
-    dtype: str = "float32"
-    """of the LM: float32 or bfloat16"""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """of the LM"""
     reward_model: str | None = None
     """folder of a trained reward model; unset: no guidance"""
     prompt: tuple[str, ...] = ()
@@ -67,17 +68,19 @@ def main(argv: list[str]) -> int:
     )
     rows = _prompts(config)
     # Everything that can be wrong is looked at before weights are read.
-    from rewardjax.api import check_sampling, encode_prompt, iterate_generations
+    from rewardjax.api import iterate_generations
     from rewardjax.decoding.runner import SamplingConfig
     from rewardjax.export import load_reward_model
-    from rewardjax.lm import load_lm
+    from rewardjax.lm import open_lm
+    from rewardjax.text import check_fit, check_sampling, encode_prompt
 
     from .rows_file import RowsFile
 
     names = [field.name for field in dataclasses.fields(SamplingConfig)]
     sampling = SamplingConfig(**{name: getattr(config, name) for name in names})
     check_sampling(config.num_samples, config.batch_size, config.stop)
-    reward_model = load_reward_model(config.reward_model) if config.reward_model else None
+    folder = config.reward_model
+    reward_model = None if folder is None else load_reward_model(folder)
     if reward_model is None and config.beta > 0:
         raise RewardJaxError(f"beta is {config.beta} but no --reward-model is given; name one")
     # What changes no text may differ between an interrupted run and the one that resumes it.
@@ -86,8 +89,13 @@ def main(argv: list[str]) -> int:
         del settings[name]
     out = RowsFile(config.out, settings, resume=config.resume, overwrite=config.overwrite)
 
-    lm = load_lm(config.lm, dtype=config.dtype)
-    prompts = [encode_prompt(lm, row.text, row.index, chat=config.chat) for row in rows]
+    opened = open_lm(config.lm, dtype=config.dtype)
+    prompts = [
+        encode_prompt(opened, row.text, row.index, chat=config.chat, where=row.where)
+        for row in rows
+    ]
+    check_fit(opened, prompts, sampling)
+    lm = opened.load()
     total = len(prompts) * config.num_samples
     generations = iterate_generations(
         lm,
@@ -114,7 +122,7 @@ def _prompts(config: GuidedConfig) -> list[PromptRow]:
         raise RewardJaxError(f"expected either --prompt TEXT … or --prompts FILE, got {got}")
     if config.prompts is not None:
         return read_prompts(config.prompts, config.prompt_field)
-    for number, text in enumerate(config.prompt):
+    for text in config.prompt:
         if not text.strip():
-            raise RewardJaxError(f"--prompt number {number + 1} is empty; expected some text")
-    return [PromptRow(text, i, f"--prompt {i + 1}") for i, text in enumerate(config.prompt)]
+            raise RewardJaxError(f"--prompt {short(text)} is empty; expected some text")
+    return [PromptRow(text, i, f"--prompt {short(text)}") for i, text in enumerate(config.prompt)]

@@ -6,6 +6,7 @@ renamed into place. A special file (a pipe, /dev/stdout) or `-` is written to di
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -13,6 +14,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, Any
 
+from rewardjax.data.lines import json_object
 from rewardjax.errors import RewardJaxError
 from rewardjax.report.write import check_writable
 
@@ -55,7 +57,7 @@ class RowsFile(AbstractContextManager):
     def _recover(self) -> int:
         """Cuts off what a kill left half-written; the number of whole rows before it."""
         try:
-            before = json.loads(self.description.read_text(encoding="utf-8"))
+            before = json_object(self.description.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise RewardJaxError(
                 f"{str(self.description)!r} cannot be read ({error}); pass --overwrite to restart"
@@ -91,16 +93,24 @@ class RowsFile(AbstractContextManager):
         """One row, flushed, so that a kill loses at most a row that is being written."""
         assert self._file is not None
         line = json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
-        self._file.write(line.encode("utf-8", "surrogatepass"))
-        self._file.flush()
+        try:
+            self._file.write(line.encode("utf-8"))
+            self._file.flush()
+        except OSError as error:  # which does not say itself what was written to
+            error.filename = "standard output" if self.path is None else str(self.path)
+            raise
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         assert self._file is not None
         if self.path is None:
             return
-        if not self.direct and kind is None:
+        if kind is not None:
+            with contextlib.suppress(OSError):  # a full disk again: the first error says it
+                self._file.close()
+            return
+        if not self.direct:
             os.fsync(self._file.fileno())
         self._file.close()
-        if not self.direct and kind is None:
+        if not self.direct:
             os.replace(self.partial, self.path)
             self.description.unlink(missing_ok=True)

@@ -25,6 +25,8 @@ from rewardjax.text import (
     Generation,
     Prompt,
     check_context,
+    check_fit,
+    check_sampling,
     encode_prompt,
     encode_text,
     stop_check,
@@ -99,12 +101,7 @@ def iterate_generations(
     Everything is checked here, before the first row is asked for. Indices must differ.
     """
     check_sampling(num_samples, batch_size, stop)
-    if sampling.top_k > lm.config.vocab_size:
-        raise RewardJaxError(
-            f"top_k is {sampling.top_k}; expected at most the vocabulary's {lm.config.vocab_size}"
-        )
-    for prompt in prompts:
-        check_context(lm, prompt, sampling.max_new_tokens)
+    check_fit(lm, prompts, sampling)
     model, reward_params = reward_model.bind(lm) if reward_model else (None, RewardParams((), ()))
     program = Program(
         TransformerLM(lm.config),
@@ -133,15 +130,6 @@ def iterate_generations(
         to_generation(lm, by_index[row.request.prompt_index], row, stop, sampling.seed)
         for row in rows
     )
-
-
-def check_sampling(num_samples: int, batch_size: int, stop: Sequence[str]) -> None:
-    """Refuses counts below one and empty stop strings."""
-    for name, value in (("num_samples", num_samples), ("batch_size", batch_size)):
-        if value < 1:
-            raise RewardJaxError(f"{name} is {value}; expected an integer >= 1")
-    if any(not text for text in stop):
-        raise RewardJaxError("stop holds an empty string; expected non-empty strings")
 
 
 def reward(
@@ -196,8 +184,8 @@ def perplexity(
             f"perplexity got {len(texts)} texts and {len(prompts)} prompts; expected as many"
         )
     alone = prompts if prompts is not None else [""] * len(texts)
-    prompt_ids = [encode_text(lm, prompt) if prompt else [] for prompt in alone]
-    full_ids = [encode_text(lm, p + t) for p, t in zip(alone, texts, strict=True)]
+    prompt_ids = [encode_text(lm, p, f"prompt {i}") if p else [] for i, p in enumerate(alone)]
+    full_ids = [encode_text(lm, alone[i] + text, f"text {i}") for i, text in enumerate(texts)]
     for i, (before, full) in enumerate(zip(prompt_ids, full_ids, strict=True)):
         if len(full) <= max(1, len(before)):
             raise RewardJaxError(

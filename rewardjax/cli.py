@@ -142,11 +142,15 @@ def main(argv: list[str] | None = None) -> int:
     argv = [word for word in argv if word != "--debug"]
     try:
         with contextlib.nullcontext() if debug else _quiet():
-            return _run(argv)
-    except SystemExit as stop:
-        if isinstance(stop.code, str):
-            return _fail(stop.code, stop, debug)
-        return int(stop.code or 0)
+            try:
+                status = _run(argv)
+            except SystemExit as stop:
+                if isinstance(stop.code, str):
+                    return _fail(stop.code, stop, debug)
+                status = int(stop.code or 0)
+        if sys.stdout is not None:
+            sys.stdout.flush()  # a full disk shows here, not after everything is over
+        return status
     except KeyboardInterrupt:
         if debug:
             raise
@@ -154,12 +158,22 @@ def main(argv: list[str] | None = None) -> int:
         return INTERRUPTED
     except BrokenPipeError:
         # The reader of our standard output is gone (`… | head`): nothing to say, nowhere to say it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return 141
     except RewardJaxError as error:
         return _fail(str(error), error, debug)
     except (OSError, MemoryError) as error:
+        _drop_output()
         return _fail(_describe(error), error, debug)
+
+
+def _drop_output() -> None:
+    """Standard output that cannot be written goes nowhere: else Python complains when it ends."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _describe(error: OSError | MemoryError) -> str:

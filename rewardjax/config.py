@@ -23,7 +23,7 @@ import pydantic
 import tyro
 import yaml
 
-from rewardjax.errors import RewardJaxError, nearest
+from rewardjax.errors import RewardJaxError, nearest, short
 
 T = TypeVar("T")
 
@@ -35,6 +35,10 @@ class _Loader(yaml.SafeLoader):
         seen: set[Any] = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
+            if isinstance(key, list | dict | set):
+                raise yaml.MarkedYAMLError(
+                    problem=f"a key is a {type(key).__name__}", problem_mark=key_node.start_mark
+                )
             if key in seen:
                 raise yaml.MarkedYAMLError(
                     problem=f"duplicate key {key!r}", problem_mark=key_node.start_mark
@@ -63,6 +67,8 @@ def _read_mapping(path: Path) -> dict[str, Any]:
         line = f":{mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or error
         raise RewardJaxError(f"{path}{line}: not valid YAML: {problem}") from error
+    except (ValueError, RecursionError) as error:  # a date or a number that cannot be, [[[[…
+        raise RewardJaxError(f"{path}: not usable YAML: {error}") from error
     if value is None:
         return {}
     if not isinstance(value, dict):
@@ -169,13 +175,16 @@ def _leaf(kind: Any, value: Any, name: str, where: str) -> Any:
     # JSON in strict mode is YAML's notion of types: lists fit tuples, text never fits numbers.
     try:
         text = json.dumps(value)
+    except (TypeError, ValueError) as error:  # a date, bytes, a list that holds itself
+        raise RewardJaxError(
+            f"{where}{name}: cannot use the value {short(value)}; expected plain text or numbers"
+        ) from error
+    try:
         return pydantic.TypeAdapter(kind).validate_json(text, strict=True)
-    except TypeError as error:
-        raise RewardJaxError(f"{where}{name}: cannot use the value {value!r}") from error
     except pydantic.ValidationError as error:
         reason = error.errors()[0]["msg"]
         reason = reason.removeprefix("Input should be ").removeprefix("Value error, ")
-        raise RewardJaxError(f"{where}{name}: got {value!r}, expected {reason}") from error
+        raise RewardJaxError(f"{where}{name}: got {short(value)}, expected {reason}") from error
 
 
 def _flag_names(cls: type) -> dict[str, str]:
@@ -187,6 +196,13 @@ def _flag_names(cls: type) -> dict[str, str]:
             head, _, last = name.replace("_", "-").rpartition(".")
             flags[f"--{head + '.' if head else ''}no-{last}"] = name
     return flags
+
+
+# What Python says of text that is no number → what was expected.
+_NUMBERS = {
+    "could not convert string to float": "a number",
+    r"invalid literal for int\(\) with base 10": "an integer",
+}
 
 
 def _parse_error(cls: type, argv: list[str], prog: str, box: str) -> RewardJaxError:
@@ -207,8 +223,11 @@ def _parse_error(cls: type, argv: list[str], prog: str, box: str) -> RewardJaxEr
     title, *body = [line for line in lines if line] or [box]
     # The first paragraph under the title says what is wrong; help for the argument follows it.
     start = lines.index(body[0]) if body else 0
-    paragraph = itertools.takewhile(bool, lines[start:])
-    return RewardJaxError(" ".join(paragraph) if body else title)
+    message = " ".join(itertools.takewhile(bool, lines[start:])) if body else title
+    for words, expected in _NUMBERS.items():
+        if match := re.fullmatch(rf"Error parsing (\S+): {words}: (.*)", message):
+            return RewardJaxError(f"{match[1]}: got {match[2]}, expected {expected}")
+    return RewardJaxError(f"{message.rstrip('.')}; see {prog} --help")
 
 
 def parse(

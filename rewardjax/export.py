@@ -22,7 +22,8 @@ from safetensors.numpy import load_file, save_file
 
 from rewardjax.decoding.guidance import LINKS
 from rewardjax.errors import RewardJaxError
-from rewardjax.lm import LM, LMConfig, first_layers, load_lm
+from rewardjax.lm import LM, LMConfig, OpenedLM, first_layers, open_lm
+from rewardjax.lm.params import cut_config
 from rewardjax.rewards import RewardModel, RewardModelConfig, RewardParams, build
 
 PyTree = Any
@@ -67,23 +68,45 @@ class TrainedRewardModel:
         return model, RewardParams(self.trainable, model.freeze(weights))
 
 
+def architecture(config: RewardModelConfig, lm: LM | OpenedLM) -> RewardModel:
+    """The static model; needs no weights, so that bad settings are refused before they load.
+
+    Raises:
+        RewardJaxError: settings that do not fit the LM, or a backbone whose vocabulary gives
+            other ids than the LM's.
+    """
+    if config.backbone == "base":
+        return build(config, lm.config)
+    return build(config, lm.config, _backbone(config, lm, _source(config, lm)))
+
+
 def start(config: RewardModelConfig, lm: LM) -> tuple[RewardModel, PyTree, str | None]:
     """Static model, the weights it starts from, and the fingerprint of a backbone's source.
 
     Raises:
-        RewardJaxError: a backbone whose vocabulary gives other ids than the LM's.
+        RewardJaxError: as `architecture`.
     """
     if config.backbone == "base":
         return build(config, lm.config), lm.params, None
-    source = load_lm(config.init) if config.init is not None else lm
+    source = _source(config, lm)
+    transformer = _backbone(config, lm, source)
+    loaded = source.load() if isinstance(source, OpenedLM) else source
+    _, weights = first_layers(loaded.config, loaded.params, transformer.num_hidden_layers)
+    return build(config, lm.config, transformer), weights, loaded.fingerprint
+
+
+def _source(config: RewardModelConfig, lm: LM | OpenedLM) -> LM | OpenedLM:
+    return lm if config.init is None else open_lm(config.init)
+
+
+def _backbone(config: RewardModelConfig, lm: LM | OpenedLM, source: LM | OpenedLM) -> LMConfig:
     if source is not lm:
         compare_vocabularies(lm, source)
-    layers = config.num_layers or source.config.num_hidden_layers
-    transformer, weights = first_layers(source.config, source.params, layers)
-    return build(config, lm.config, transformer), weights, source.fingerprint
+    layers = config.num_layers
+    return cut_config(source.config, source.config.num_hidden_layers if layers is None else layers)
 
 
-def compare_vocabularies(lm: LM, backbone: LM) -> None:
+def compare_vocabularies(lm: LM | OpenedLM, backbone: LM | OpenedLM) -> None:
     """Refuses a backbone whose ids differ: the same id must be the same token in both."""
     ours, theirs = lm.vocab, backbone.vocab
     different = [

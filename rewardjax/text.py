@@ -7,9 +7,10 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
-from rewardjax.decoding.runner import Request, Row
+from rewardjax.data.lines import half_surrogate
+from rewardjax.decoding.runner import Request, Row, SamplingConfig
 from rewardjax.errors import RewardJaxError
-from rewardjax.lm import LM
+from rewardjax.lm import LM, OpenedLM
 
 Prompt = str | Sequence[int]
 
@@ -45,50 +46,92 @@ class Generation:
 
 
 class EncodedPrompt(NamedTuple):
-    """A prompt with its ids and the index that seeds its samples."""
+    """A prompt with its ids, the index that seeds its samples, and how errors call it."""
 
     text: str
     token_ids: list[int]
     index: int
+    where: str
 
 
-def encode_prompt(lm: LM, prompt: Prompt, index: int, *, chat: bool = False) -> EncodedPrompt:
-    """Ids of one prompt. Raises RewardJaxError when it is empty or of the wrong type."""
+def encode_prompt(
+    lm: LM | OpenedLM, prompt: Prompt, index: int, *, chat: bool = False, where: str | None = None
+) -> EncodedPrompt:
+    """Ids of one prompt.
+
+    Raises:
+        RewardJaxError: beginning with `where` (`prompt INDEX` by default); no token, an id
+            outside the vocabulary, or text that is not valid Unicode.
+    """
+    where = where or f"prompt {index}"
     if not isinstance(prompt, str):
         ids = [int(token) for token in prompt]
         if not ids or min(ids) < 0 or max(ids) >= lm.config.vocab_size:
             raise RewardJaxError(
-                f"prompt {index} is {ids[:8]}; expected at least one id in 0 .."
-                f" {lm.config.vocab_size - 1}"
+                f"{where} is {ids[:8]}; expected at least one id in 0 .. {lm.config.vocab_size - 1}"
             )
-        return EncodedPrompt(lm.tokenizer.decode(ids), ids, index)
+        return EncodedPrompt(lm.tokenizer.decode(ids), ids, index, where)
     if chat:
         if not getattr(lm.tokenizer, "chat_template", None):
             raise RewardJaxError(f"{lm.source} has no chat template; decode without chat")
+        check_unicode(prompt, where)
         turns = [{"role": "user", "content": prompt}]
         ids = lm.tokenizer.apply_chat_template(
             turns, add_generation_prompt=True, tokenize=True, return_dict=False
         )
     else:
-        ids = encode_text(lm, prompt)
+        ids = encode_text(lm, prompt, where)
     if not ids:
-        raise RewardJaxError(f"prompt {index} is empty; expected at least one token of text")
-    return EncodedPrompt(prompt, list(ids), index)
+        raise RewardJaxError(f"{where} is empty; expected at least one token of text")
+    return EncodedPrompt(prompt, list(ids), index, where)
 
 
-def encode_text(lm: LM, text: str) -> list[int]:
-    """Ids of a string as the LM's own tokenizer gives them; nothing is added."""
+def encode_text(lm: LM | OpenedLM, text: str, where: str = "a text") -> list[int]:
+    """Ids of a string as the LM's own tokenizer gives them; nothing is added.
+
+    Raises:
+        RewardJaxError: text that is not valid Unicode.
+    """
+    check_unicode(text, where)
     return list(lm.tokenizer(text, verbose=False)["input_ids"])
 
 
-def check_context(lm: LM, prompt: EncodedPrompt, max_new_tokens: int) -> None:
+def check_unicode(text: str, where: str) -> None:
+    """Refuses half surrogate pairs, at which tokenizers fail."""
+    if half_surrogate(text):
+        raise RewardJaxError(f"{where} holds half a surrogate pair; expected valid Unicode")
+
+
+def check_context(lm: LM | OpenedLM, prompt: EncodedPrompt, max_new_tokens: int) -> None:
     """Refuses a prompt that leaves no room for the continuation."""
-    room = lm.config.max_position_embeddings
-    if len(prompt.token_ids) + max_new_tokens > room:
+    room, length = lm.config.max_position_embeddings, len(prompt.token_ids)
+    new = f" with {max_new_tokens} new tokens" if max_new_tokens else ""
+    if length + max_new_tokens > room:
         raise RewardJaxError(
-            f"prompt {prompt.index} has {len(prompt.token_ids)} tokens, which with"
-            f" {max_new_tokens} new ones exceeds the context of {room}; shorten it"
+            f"{prompt.where} has {length} tokens, which{new} exceeds the context of {room};"
+            f" shorten it{' or lower max_new_tokens' if new else ''}"
         )
+
+
+def check_fit(
+    lm: LM | OpenedLM, prompts: Sequence[EncodedPrompt], sampling: SamplingConfig
+) -> None:
+    """Refuses settings and prompts that the LM's vocabulary or context cannot hold."""
+    if sampling.top_k > lm.config.vocab_size:
+        raise RewardJaxError(
+            f"top_k is {sampling.top_k}; expected at most the vocabulary's {lm.config.vocab_size}"
+        )
+    for prompt in prompts:
+        check_context(lm, prompt, sampling.max_new_tokens)
+
+
+def check_sampling(num_samples: int, batch_size: int, stop: Sequence[str]) -> None:
+    """Refuses counts below one and empty stop strings."""
+    for name, value in (("num_samples", num_samples), ("batch_size", batch_size)):
+        if value < 1:
+            raise RewardJaxError(f"{name} is {value}; expected an integer >= 1")
+    if any(not text for text in stop):
+        raise RewardJaxError("stop holds an empty string; expected non-empty strings")
 
 
 def stop_check(

@@ -115,7 +115,7 @@ def test_bad_yaml(text, expected, yaml_file):
         (["--learning-rate=3"], "did you mean '--optim.learning-rate'?"),
         (
             ["--optim.learning-rate", "x"],
-            "--optim.learning-rate: could not convert string to float",
+            "--optim.learning-rate: got 'x', expected a number",
         ),
         (["--optim.learning-rate"], "Missing value for argument '--optim.learning-rate'"),
         (["--optim.kind", "lion"], "invalid choice 'lion' for argument '--optim.kind'"),

@@ -8,6 +8,7 @@ from rewardjax.train import run
 import rewardjax.export
 import rewardjax.lm
 from rewardjax.cli import COMMANDS
+from rewardjax.lm import open_lm
 from rewardjax.rewards import RewardModelConfig
 from tests.trained import save_random
 
@@ -15,13 +16,13 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_the_python_examples_run(tiny_lm, tmp_path, monkeypatch, capsys):
+def test_the_python_examples_run(tiny_lm, tiny_lm_dir, tmp_path, monkeypatch, capsys):
     trained = rewardjax.export.load_reward_model(
         save_random(tmp_path / "rm", tiny_lm, RewardModelConfig())
     )
     monkeypatch.setattr(rewardjax.lm, "load_lm", lambda source: tiny_lm)
     monkeypatch.setattr(rewardjax.export, "load_reward_model", lambda directory: trained)
-    monkeypatch.setattr(run, "load_lm", lambda source, dtype: tiny_lm)
+    monkeypatch.setattr(run, "open_lm", lambda source, dtype: open_lm(tiny_lm_dir, dtype))
     monkeypatch.setenv("REWARDJAX_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     steering, training = re.findall(r"```python\n(.*?)```", README, re.DOTALL)

@@ -15,8 +15,8 @@ from rewardjax.data import batches, examples, features, files
 from rewardjax.data.batches import Batch
 from rewardjax.data.examples import Examples
 from rewardjax.errors import RewardJaxError
-from rewardjax.export import start
-from rewardjax.lm import LM, load_lm
+from rewardjax.export import architecture, start
+from rewardjax.lm import LM, OpenedLM, open_lm
 from rewardjax.rewards import RewardModel, RewardParams
 
 from .settings import TrainConfig, differences
@@ -63,10 +63,12 @@ def check_directory(config: TrainConfig) -> None:
       RewardJaxError: saying which.
     """
     directory = Path(config.run_dir)
+    above = next(path for path in (directory, *directory.absolute().parents) if path.exists())
+    if not above.is_dir():
+        inside = f" lies in {str(above)!r}, which" if above != directory else ""
+        raise RewardJaxError(f"run_dir {str(directory)!r}{inside} is a file; expected a folder")
     if not directory.exists():
         return
-    if not directory.is_dir():
-        raise RewardJaxError(f"run_dir {str(directory)!r} is a file; expected a folder")
     if not any(directory.iterdir()):
         return
     if not config.resume:
@@ -88,7 +90,7 @@ def check_directory(config: TrainConfig) -> None:
 
 
 def prepare(config: TrainConfig, lm: LM | None, texts: Any, labels: Any) -> Run:
-    """Read and check the texts, then load the LM, tokenize, and compute or find hidden states.
+    """Read, check and tokenize the texts, then load the LM and compute or find hidden states.
 
     Raises:
       RewardJaxError: for everything that is wrong with the input, cheapest checks first.
@@ -99,20 +101,22 @@ def prepare(config: TrainConfig, lm: LM | None, texts: Any, labels: Any) -> Run:
     else:
         found = examples.from_memory(texts, labels, data)
     found = examples.subset(found, data.max_examples, config.seed)
-    lm = lm or load_lm(config.lm, dtype=config.dtype)
-    model, weights, backbone_fingerprint = start(config.reward_model, lm)
-    context = lm.config.max_position_embeddings
+    opened = lm or open_lm(config.lm, dtype=config.dtype)
+    model = architecture(config.reward_model, opened)
+    context = opened.config.max_position_embeddings
     if model.transformer is not None:  # its BOS takes one place
         context = min(context, model.transformer.max_position_embeddings - 1)
     found, tokens = batches.tokenize(
         found,
-        lm.tokenizer,
+        opened.tokenizer,
         context=context,
         shortest=model.first_scored + 1,
         max_length=data.max_length,
         on_bad_row=data.on_bad_row,
     )
     train_rows, eval_rows = examples.split(found.texts, data.held_out, config.seed)
+    lm = opened.load() if isinstance(opened, OpenedLM) else opened
+    model, weights, backbone_fingerprint = start(config.reward_model, lm)
     states = None
     if model.layers:
         states = features.load_or_compute(lm, tokens, model.layers, dtype=config.features.dtype)

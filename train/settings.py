@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -129,11 +130,20 @@ def check(config: TrainConfig) -> None:
         value = config
         for part in name.split("."):
             value = getattr(value, part)
-        if value is not None and not value >= least:  # pyright: ignore  # false for NaN as well
-            raise RewardJaxError(f"{name} is {value}; expected at least {least}")
+        # false for NaN as well
+        if value is not None and not least <= value < math.inf:  # pyright: ignore
+            raise RewardJaxError(f"{name} is {value}; expected at least {least}, and finite")
     optim, outputs = config.optim, config.reward_model.outputs
-    if not 0 < optim.epochs < float("inf"):
-        raise RewardJaxError(f"optim.epochs is {optim.epochs}; expected more than 0")
+    for name, value, most in (
+        ("seed", config.seed, 2**32 - 1),
+        ("optim.steps", optim.steps or 1, 2**31 - 1),
+        ("optim.epochs", optim.epochs, 10**6),
+    ):
+        if value > most:
+            raise RewardJaxError(f"{name} is {value}; expected at most {most}")
+    for name, value in (("epochs", optim.epochs), ("eps", optim.eps)):
+        if not 0 < value < math.inf:
+            raise RewardJaxError(f"optim.{name} is {value}; expected more than 0, and finite")
     for name in ("b1", "b2"):
         if not 0 <= getattr(optim, name) < 1:
             raise RewardJaxError(

@@ -59,10 +59,10 @@ def check(config: DataConfig) -> None:
     """
     if not config.labels:
         raise RewardJaxError("data.labels is empty; name at least one column")
-    if not config.label_min < config.label_max:
+    if not -math.inf < config.label_min < config.label_max < math.inf:
         raise RewardJaxError(
             f"data.label_min is {config.label_min} and data.label_max {config.label_max}; "
-            "expected label_min < label_max"
+            "expected label_min < label_max, both finite"
         )
     if not 0 <= config.held_out < 1:
         raise RewardJaxError(f"data.held_out is {config.held_out}; expected 0 <= held_out < 1")

@@ -3,7 +3,7 @@
 from rewardjax.lm.cache import KVCache
 from rewardjax.lm.config import LMConfig
 from rewardjax.lm.decoder import causal_mask, forward, output_embedding, unembed
-from rewardjax.lm.model import LM
+from rewardjax.lm.model import LM, OpenedLM
 from rewardjax.lm.params import first_layers, init_params, stack_layers, unstack_layers
 
 
@@ -13,15 +13,23 @@ def load_lm(*args, **kwargs):
     return load_lm(*args, **kwargs)
 
 
+def open_lm(*args, **kwargs):
+    from rewardjax.lm.load import open_lm
+
+    return open_lm(*args, **kwargs)
+
+
 __all__ = [
     "LM",
     "KVCache",
     "LMConfig",
+    "OpenedLM",
     "causal_mask",
     "first_layers",
     "forward",
     "init_params",
     "load_lm",
+    "open_lm",
     "output_embedding",
     "stack_layers",
     "unembed",

@@ -1,4 +1,4 @@
-"""`load_lm`: an alias, a Hugging Face directory, a GGUF file or a hub id → `LM`."""
+"""`load_lm` and `open_lm`: an alias, a Hugging Face directory, a GGUF file or a hub id → an LM."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import importlib.util
 import json
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,12 @@ from rewardjax.errors import RewardJaxError
 from rewardjax.lm.config import LMConfig
 from rewardjax.lm.decoder import Params
 from rewardjax.lm.gguf_file import GGUFFile
-from rewardjax.lm.model import LM
+from rewardjax.lm.model import LM, OpenedLM
 from rewardjax.lm.safetensors_file import SafetensorsFiles
 from rewardjax.lm.tokenizer import tokenizer_from_directory, tokenizer_from_gguf
 from rewardjax.lm.weights import load_gguf_params, load_hf_params
 
+Opened = tuple[LMConfig, Any, Callable[[], Params]]  # config, tokenizer, reader of the weights
 # alias → (module that ships the file, the file beside it, how to get it)
 ALIASES = {
     "smollm2-135m": (
@@ -66,15 +68,29 @@ def load_lm(
     Raises RewardJaxError for a missing or malformed file, an unsupported architecture, or tensors
     that do not fit the config (all of them listed at once).
     """
-    kind = jnp.dtype(dtype)
-    if kind.name not in DTYPES:
-        raise RewardJaxError(f"dtype {kind.name!r} is not supported: expected one of {DTYPES}")
+    return open_lm(source, dtype, revision, scan_layers).load()
+
+
+def open_lm(
+    source: str | os.PathLike[str],
+    dtype: Any = "float32",
+    revision: str | None = None,
+    scan_layers: bool = False,
+) -> OpenedLM:
+    """`load_lm` without its last step: everything is found, read and checked but the weights.
+
+    Texts and settings can be checked against the config and the tokenizer before the slow part.
+    """
+    try:
+        kind = jnp.dtype(dtype)
+    except TypeError:
+        kind = None
+    if kind is None or kind.name not in DTYPES:
+        raise RewardJaxError(f"dtype {dtype!r} is not supported: expected {' or '.join(DTYPES)}")
     path = resolve(source, revision)
-    if path.is_dir():
-        config, params, tokenizer = _from_directory(path, kind, scan_layers)
-    else:
-        config, params, tokenizer = _from_gguf(path, kind, scan_layers)
-    return LM(config=config, params=params, tokenizer=tokenizer, source=str(source))
+    opened = _from_directory if path.is_dir() else _from_gguf
+    config, tokenizer, read = opened(path, kind, scan_layers)
+    return OpenedLM(config, tokenizer, str(source), read)
 
 
 def resolve(source: str | os.PathLike[str], revision: str | None = None) -> Path:
@@ -140,7 +156,7 @@ def _download(name: str, revision: str | None) -> Path:
     return Path(folder)
 
 
-def _from_directory(path: Path, dtype: Any, scan: bool) -> tuple[LMConfig, Params, Any]:
+def _from_directory(path: Path, dtype: Any, scan: bool) -> Opened:
     try:
         config = LMConfig.from_hf(_config_values(path))
     except RewardJaxError as error:
@@ -148,7 +164,7 @@ def _from_directory(path: Path, dtype: Any, scan: bool) -> tuple[LMConfig, Param
     config = dataclasses.replace(config, scan_layers=scan)
     files = SafetensorsFiles(path)
     tokenizer = tokenizer_from_directory(path)
-    return config, load_hf_params(config, files, dtype), tokenizer
+    return config, tokenizer, lambda: load_hf_params(config, files, dtype)
 
 
 def _config_values(path: Path) -> dict[str, Any]:
@@ -173,8 +189,8 @@ def _read_json(path: Path) -> dict[str, Any]:
     return values
 
 
-def _from_gguf(path: Path, dtype: Any, scan: bool) -> tuple[LMConfig, Params, Any]:
+def _from_gguf(path: Path, dtype: Any, scan: bool) -> Opened:
     gguf = GGUFFile(path)
     config = dataclasses.replace(LMConfig.from_gguf(gguf), scan_layers=scan)
     tokenizer = tokenizer_from_gguf(gguf)
-    return config, load_gguf_params(config, gguf, dtype), tokenizer
+    return config, tokenizer, lambda: load_gguf_params(config, gguf, dtype)

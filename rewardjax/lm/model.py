@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -67,6 +68,26 @@ class LM:
     def vocab(self) -> dict[str, int]:
         """Token string → id, from the tokenizer."""
         return dict(self.tokenizer.get_vocab())
+
+
+@dataclasses.dataclass(frozen=True)
+class OpenedLM:
+    """An LM whose description and tokenizer are read and checked, and whose weights are not yet."""
+
+    config: LMConfig
+    tokenizer: Any = dataclasses.field(repr=False)
+    source: str
+    read: Callable[[], Params] = dataclasses.field(repr=False)
+    """reads the weights"""
+
+    @functools.cached_property
+    def vocab(self) -> dict[str, int]:
+        """Token string → id, from the tokenizer."""
+        return dict(self.tokenizer.get_vocab())
+
+    def load(self) -> LM:
+        """Read the weights. Raises RewardJaxError for tensors that do not fit the config."""
+        return LM(self.config, self.read(), self.tokenizer, self.source)
 
 
 def check_tokens(config: LMConfig, token_ids: Any, lengths: Any) -> tuple[np.ndarray, np.ndarray]:

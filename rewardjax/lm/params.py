@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from rewardjax.errors import RewardJaxError
 from rewardjax.lm.config import LMConfig
 from rewardjax.lm.decoder import Decoder, Params, _abstract
 
@@ -58,17 +59,24 @@ def is_stacked(params: Params) -> bool:
     return "self_attn" in params["layers"]
 
 
+def cut_config(config: LMConfig, n: int) -> LMConfig:
+    """Config of the model made of the first `n` layers; RewardJaxError where there are fewer."""
+    if not 1 <= n <= config.num_hidden_layers:
+        raise RewardJaxError(
+            f"num_layers is {n}; expected 1 to {config.num_hidden_layers}, as many as the LM has"
+        )
+    sliding = config.sliding_layers
+    if sliding is not None:
+        sliding = tuple(i for i in sliding if i < n)
+    return dataclasses.replace(config, num_hidden_layers=n, sliding_layers=sliding)
+
+
 def first_layers(config: LMConfig, params: Params, n: int) -> tuple[LMConfig, Params]:
     """The model made of the first `n` layers, the embeddings, the final norm and the head.
 
     Works on canonical and on stacked trees; arrays are shared or sliced, not changed.
     """
-    if not 1 <= n <= config.num_hidden_layers:
-        raise ValueError(f"first_layers: n = {n}, expected 1..{config.num_hidden_layers}")
-    sliding = config.sliding_layers
-    if sliding is not None:
-        sliding = tuple(i for i in sliding if i < n)
-    config = dataclasses.replace(config, num_hidden_layers=n, sliding_layers=sliding)
+    config = cut_config(config, n)
     if is_stacked(params):
         layers = jax.tree.map(lambda x: x[:n], params["layers"])
     else:

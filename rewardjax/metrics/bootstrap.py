@@ -14,6 +14,7 @@ from jaxtyping import Float
 from rewardjax.errors import RewardJaxError
 
 _CHUNK = 1 << 22  # resampled counts held at a time: 32 MiB of int64
+MOST_RESAMPLES = 1_000_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,12 +56,12 @@ def bootstrap_mean(
       value, low and high in float64; all NaN, n = 0, when no prompt has anything to measure.
 
     Raises:
-      RewardJaxError: `level` outside (0, 1) or fewer than 1 resample.
+      RewardJaxError: `level` outside (0, 1), too few or too many resamples, a negative seed.
     """
-    if not 0.0 < level < 1.0 or resamples < 1:
+    if not 0.0 < level < 1.0 or not 1 <= resamples <= MOST_RESAMPLES or seed < 0:
         raise RewardJaxError(
-            f"bootstrap with level {level} and {resamples} resamples; "
-            "expected a level between 0 and 1 and at least 1 resample"
+            f"bootstrap with level {level}, {resamples} resamples and seed {seed}; expected a "
+            f"level between 0 and 1, 1 to {MOST_RESAMPLES} resamples and a seed of at least 0"
         )
     values = np.asarray(values, np.float64)
     mass = np.ones_like(values) if weights is None else np.asarray(weights, np.float64)

@@ -138,11 +138,8 @@ def _perplexity(
 ) -> tuple[list[np.ndarray], dict[str, int]]:
     """Per-prompt arrays of continuation perplexities (NaN: left out), and the counts left out."""
 
-    def encode(text: str) -> list[int]:
-        return list(lm.tokenizer(text)["input_ids"]) if text else []
-
-    prompts = [encode(group[0].prompt) for group in groups for _ in group]
-    full = [encode(row.prompt + row.text) for group in groups for row in group]
+    prompts = [_encode(lm, group[0].prompt) for group in groups for _ in group]
+    full = [_encode(lm, row.prompt + row.text) for group in groups for row in group]
     empty = [i for i, ids in enumerate(full) if not ids]
     # A text without a token has no perplexity; any id keeps its place in the batch.
     values = continuation_perplexity(
@@ -158,6 +155,27 @@ def _perplexity(
     values, dropped = drop_large(values)
     edges = np.cumsum([len(group) for group in groups])[:-1]
     return np.split(values, edges), {"dropped": dropped, "undefined": undefined}
+
+
+def check_lengths(rows: list[Row], lm: Any, name: str) -> None:
+    """Refuses rows that `lm` (loaded, or only opened) cannot read as a whole.
+
+    Raises:
+      RewardJaxError: naming the file `name` and the row.
+    """
+    context = lm.config.max_position_embeddings
+    for row in rows:
+        length = len(_encode(lm, row.prompt + row.text))
+        if length > context:
+            raise RewardJaxError(
+                f"{name}: the text with prompt_index {row.prompt_index} and sample_index "
+                f"{row.sample_index} has {length} tokens; expected at most {context}, the context "
+                f"of {lm.source!r}"
+            )
+
+
+def _encode(lm: Any, text: str) -> list[int]:
+    return list(lm.tokenizer(text, verbose=False)["input_ids"]) if text else []
 
 
 def _from_the_loop(

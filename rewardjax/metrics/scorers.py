@@ -57,9 +57,12 @@ class Scorer:
             return np.zeros(0, np.float64)
         try:
             scores = np.asarray(self.function(list(texts)), np.float64)
-        except (TypeError, ValueError) as error:
+        except RewardJaxError:
+            raise
+        except Exception as error:  # the function may be the user's own and raise anything
             raise RewardJaxError(
-                f"scorer {self.name!r}: {str(error)[:120]}; expected one number per text"
+                f"scorer {self.name!r}: {type(error).__name__}: {str(error)[:120]}; expected one "
+                "number per text (--debug shows where)"
             ) from error
         if scores.shape != (len(texts),):
             raise RewardJaxError(
@@ -156,6 +159,10 @@ def load_scorers(specs: Sequence[str]) -> list[Scorer]:
 
 
 def _import(name: str, spec: str) -> ModuleType:
+    if not all(part.isidentifier() for part in name.split(".")):
+        raise RewardJaxError(
+            f"scorer {spec!r}: {name!r} is no module's name; expected KIND=module:function"
+        )
     try:
         with _working_directory_importable():
             return importlib.import_module(name)
@@ -163,6 +170,11 @@ def _import(name: str, spec: str) -> ModuleType:
         raise RewardJaxError(
             f"scorer {spec!r}: cannot import module {name!r} ({error}); "
             "expected an installed module or one in the working directory"
+        ) from error
+    except Exception as error:  # a module of the user's own may raise anything
+        raise RewardJaxError(
+            f"scorer {spec!r}: module {name!r} fails on import ({type(error).__name__}: {error}); "
+            "mend it (--debug shows where)"
         ) from error
 
 

@@ -15,12 +15,13 @@ def check_writable(path: str | Path) -> Path:
     Raises:
       RewardJaxError: its folder does not exist, or it is a folder itself.
     """
+    folder = str(path).endswith(("/", os.sep))
     path = Path(path)
     if not path.parent.is_dir():
         raise RewardJaxError(
             f"cannot write {str(path)!r}: folder {str(path.parent)!r} does not exist; make it first"
         )
-    if path.is_dir():
+    if folder or path.is_dir():
         raise RewardJaxError(f"cannot write {str(path)!r}: it is a folder; expected a file name")
     return path
 
@@ -28,11 +29,26 @@ def check_writable(path: str | Path) -> Path:
 def write_text(path: str | Path, text: str) -> Path:
     """Write UTF-8 text through a temporary file beside `path`, so no reader sees half of it.
 
+    A special file (a pipe, /dev/stdout) is written to directly.
+
     Raises:
       RewardJaxError: as `check_writable`.
       OSError: the disk is full or the folder may not be written; nothing is left behind.
     """
     path = check_writable(path)
+    try:
+        if path.exists() and not path.is_file():
+            with path.open("w", encoding="utf-8", newline="\n") as file:
+                file.write(text)
+        else:
+            _replace(path, text)
+    except OSError as error:
+        error.filename = str(path)  # a full disk does not say what was written, or names our own
+        raise
+    return path
+
+
+def _replace(path: Path, text: str) -> None:
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
@@ -44,4 +60,3 @@ def write_text(path: str | Path, text: str) -> Path:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
-    return path

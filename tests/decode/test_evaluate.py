@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import os
 import sys
 
 import numpy as np
@@ -278,8 +279,14 @@ def test_bad_file_is_named(tmp_path, capsys, kind, message):
         (["--scorers", "vadr"], "did you mean 'vader'"),
         (["--out", "nowhere/results.json"], "folder 'nowhere' does not exist"),
         (["--level", "95"], "level between 0 and 1"),
-        (["--resamples", "0"], "at least 1 resample"),
-        (["--resamples", "many"], "resamples"),
+        (["--resamples", "0"], "1 to 1000000 resamples"),
+        (["--resamples", "many"], "--resamples: got 'many', expected an integer"),
+        (["--seed", "-1"], "a seed of at least 0"),
+        (["--scorers", ":f"], "'' is no module's name"),
+        (["--scorers", ".a:f"], "'.a' is no module's name"),
+        (["--scorers", "json:nothing"], "module 'json' has no function 'nothing'"),
+        (["--scorers", "no_such_module:f"], "cannot import module 'no_such_module'"),
+        (["--scorers", "broken:f"], "module 'broken' fails on import (SyntaxError"),
         (["--batch-tokens", "0"], "--batch-tokens is 0; expected at least 1"),
         (["--dtype", "float8"], "float8"),
         (["--perplexity-lm", "./no/such/model"], "no/such/model"),
@@ -288,10 +295,32 @@ def test_bad_file_is_named(tmp_path, capsys, kind, message):
 )
 def test_bad_settings(tmp_path, capsys, monkeypatch, flags, message):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "broken.py").write_text("def f(:")
     code, out, err = run(capsys, write(tmp_path / "a.jsonl"), *flags)
     assert (code, out) == (2, "")
     assert message in err
     assert err.count("\n") == 1
+
+
+def test_a_pipe_is_written_to_and_not_replaced(tmp_path, capsys):
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    flags = ["--scorers", "vader", "--out", tmp_path / "pipe"]
+    assert run(capsys, write(tmp_path / "a.jsonl"), *flags)[0] == 0
+    assert json.loads(os.read(reader, 1 << 20))["files"]
+    os.close(reader)
+    assert (tmp_path / "pipe").is_fifo()
+
+
+def test_text_longer_than_the_context_is_named_before_weights_load(
+    tmp_path, tiny_lm_dir, capsys, monkeypatch
+):
+    monkeypatch.setattr("rewardjax.lm.load.load_hf_params", lambda *a: pytest.fail("weights"))
+    rows = write(tmp_path / "a.jsonl", [row(), row(1, 2, "x" * 300)])
+    code, out, err = run(capsys, rows, "--scorers", "vader", "--perplexity-lm", tiny_lm_dir)
+    assert (code, out) == (2, "")
+    assert f"{rows}: the text with prompt_index 1 and sample_index 2 has" in err
+    assert "expected at most 256" in err
 
 
 def test_no_file_and_the_same_file_twice(tmp_path, capsys):

@@ -61,7 +61,7 @@ def test_a_run_from_the_command_line(config_file, capsys, tmp_path):
 def no_weights(monkeypatch):
     """Bad input must be refused before weights load."""
     monkeypatch.setattr(
-        "rewardjax.train.run.load_lm", lambda *a, **k: pytest.fail("weights were loaded")
+        "rewardjax.lm.load.load_hf_params", lambda *a, **k: pytest.fail("weights were loaded")
     )
 
 
