@@ -12,6 +12,8 @@ from rewardjax.rewards import RewardModelConfig
 from tests.trained import save_random
 
 PROMPTS = ["the film was", "I", "a very good film is not bad it", "xyz"]
+SIZES = {"num_samples": 2, "max_new_tokens": 6}
+"""The same in most tests, so that they share their compiled programs."""
 CONFIGS = {
     "arm-base": RewardModelConfig(layer=2, outputs=2),
     "arm-own": RewardModelConfig(backbone="own", num_layers=2),
@@ -30,10 +32,8 @@ def ids(generations):
 
 
 def test_generate_returns_prompts_by_samples(tiny_lm, reward_model):
-    out = rj.generate(
-        tiny_lm, PROMPTS, reward_model=reward_model, beta=5.0, num_samples=3, max_new_tokens=6
-    )
-    assert [len(samples) for samples in out] == [3] * len(PROMPTS)
+    out = rj.generate(tiny_lm, PROMPTS, reward_model=reward_model, beta=5.0, **SIZES)
+    assert [len(samples) for samples in out] == [2] * len(PROMPTS)
     for i, samples in enumerate(out):
         for j, g in enumerate(samples):
             assert (g.prompt, g.prompt_index, g.sample_index, g.seed) == (PROMPTS[i], i, j, 0)
@@ -48,9 +48,7 @@ def test_generate_returns_prompts_by_samples(tiny_lm, reward_model):
 
 def test_rewards_in_the_loop_equal_scoring_the_finished_text(tiny_lm, reward_model):
     """Cached guided decoding = the reward model run from scratch on prompt + continuation."""
-    out = rj.generate(
-        tiny_lm, PROMPTS, reward_model=reward_model, beta=3.0, num_samples=2, max_new_tokens=7
-    )
+    out = rj.generate(tiny_lm, PROMPTS, reward_model=reward_model, beta=3.0, **SIZES)
     for prompt, samples in zip(PROMPTS, out, strict=True):
         before = tiny_lm.tokenizer(prompt)["input_ids"]
         texts = [[*before, *g.token_ids] for g in samples]
@@ -62,20 +60,21 @@ def test_one_step_is_the_formula(tiny_lm, reward_model):
     """log p_beta of the drawn token from `lm.logits` and `rj.reward_rows` alone (methods.md §1)."""
     beta, k = 4.0, 10
     out = rj.generate(
-        tiny_lm, PROMPTS, reward_model=reward_model, beta=beta, top_k=k, num_samples=4,
-        max_new_tokens=1,
+        tiny_lm, PROMPTS, reward_model=reward_model, beta=beta, top_k=k, batch_size=8,
+        num_samples=4, max_new_tokens=6,
     )  # fmt: skip
     rows = rj.reward_rows(tiny_lm, reward_model, PROMPTS)
     assert rows.shape == (len(PROMPTS), 128, reward_model.config.outputs)
     for i, prompt in enumerate(PROMPTS):
-        before = np.array([tiny_lm.tokenizer(prompt)["input_ids"]])
-        z = np.asarray(tiny_lm.logits(before, [before.shape[1]])[0, -1], np.float64)
+        before = tiny_lm.tokenizer(prompt)["input_ids"]
+        padded = np.array([before + [0] * (32 - len(before))])
+        z = np.asarray(tiny_lm.logits(padded, [len(before)])[0, len(before) - 1], np.float64)
         best = np.argsort(-z)[:k]
         scores = z[best] + beta * np.clip(rows[i, best, 0], 0, 1)
         logq = dict(zip(best, scores - np.log(np.exp(scores).sum()), strict=True))
         logp = z - np.log(np.exp(z).sum())
         for g in out[i]:
-            (token,) = g.token_ids
+            token = g.token_ids[0]
             np.testing.assert_allclose(g.logprobs[0], logq[token], atol=1e-3)
             np.testing.assert_allclose(g.base_logprobs[0], logp[token], atol=1e-3)
             kl = sum(np.exp(q) * (q - logp[v]) for v, q in logq.items())
@@ -83,46 +82,50 @@ def test_one_step_is_the_formula(tiny_lm, reward_model):
 
 
 def test_the_text_is_the_same_whatever_the_batch(tiny_lm, reward_model):
-    settings = {"reward_model": reward_model, "beta": 5.0, "num_samples": 3, "max_new_tokens": 6}
+    settings = {"reward_model": reward_model, "beta": 5.0, **SIZES}
     reference = ids(rj.generate(tiny_lm, PROMPTS, **settings))
-    for batch_size in (1, 5):
+    for batch_size in (1, 3):
         assert ids(rj.generate(tiny_lm, PROMPTS, batch_size=batch_size, **settings)) == reference
     # another bucket: a long neighbour pads every prompt of the batch to 128 tokens
     longer = [*PROMPTS, " good film" * 50]
     assert ids(rj.generate(tiny_lm, longer, **settings))[: len(PROMPTS)] == reference
     # fewer samples are the first of many
-    few = ids(rj.generate(tiny_lm, PROMPTS, **{**settings, "num_samples": 1}))
+    few = ids(rj.generate(tiny_lm, PROMPTS, **{**settings, "num_samples": 1}, batch_size=3))
     assert few == [samples[:1] for samples in reference]
 
 
 def test_equal_prompts_differ_and_seeds_matter(tiny_lm):
-    same = rj.generate(tiny_lm, ["I"] * 6, max_new_tokens=8)
-    assert len({tuple(samples[0].token_ids) for samples in same}) == 6
-    again = rj.generate(tiny_lm, ["I"] * 6, max_new_tokens=8)
-    other = rj.generate(tiny_lm, ["I"] * 6, max_new_tokens=8, seed=1)
+    same = rj.generate(tiny_lm, ["I"] * 8, max_new_tokens=6)
+    assert len({tuple(samples[0].token_ids) for samples in same}) == 8
+    again = rj.generate(tiny_lm, ["I"] * 8, max_new_tokens=6)
+    other = rj.generate(tiny_lm, ["I"] * 8, max_new_tokens=6, seed=1)
     assert ids(again) == ids(same) != ids(other)
 
 
+def test_a_lower_limit_gives_the_same_text_cut_off(tiny_lm):
+    long, short = (rj.generate(tiny_lm, ["I"] * 8, max_new_tokens=n) for n in (6, 1))
+    assert ids(short) == [[samples[0].token_ids[:1]] for samples in long]
+
+
 def test_beta_zero_is_the_plain_lm(tiny_lm, reward_model):
-    plain = rj.generate(tiny_lm, PROMPTS, num_samples=2, max_new_tokens=6)
-    steered = rj.generate(
-        tiny_lm, PROMPTS, reward_model=reward_model, num_samples=2, max_new_tokens=6
-    )
+    plain = rj.generate(tiny_lm, PROMPTS, **SIZES)
+    steered = rj.generate(tiny_lm, PROMPTS, reward_model=reward_model, **SIZES)
     assert ids(steered) == ids(plain)
 
 
 def test_guidance_raises_and_invert_lowers_the_reward(tiny_lm, reward_model):
     def mean(**settings):
         out = rj.generate(
-            tiny_lm, PROMPTS, reward_model=reward_model, num_samples=8, max_new_tokens=8, **settings
-        )
+            tiny_lm, PROMPTS, reward_model=reward_model, batch_size=8, num_samples=10,
+            max_new_tokens=6, **settings,
+        )  # fmt: skip
         return np.mean([np.clip(r[0], 0, 1) for samples in out for g in samples for r in g.rewards])
 
     assert mean(beta=20.0) > mean() + 0.1 > mean(beta=20.0, invert=True) + 0.2
 
 
 def test_changing_beta_compiles_nothing(tiny_lm, reward_model):
-    settings = {"reward_model": reward_model, "max_new_tokens": 3}
+    settings = {"reward_model": reward_model, **SIZES}
     rj.generate(tiny_lm, PROMPTS, beta=1.0, **settings)
     compiled = run._cache_size()
     rj.generate(
@@ -139,7 +142,8 @@ def test_greedy_ids_and_lists_of_ids(tiny_lm):
     assert ids(by_text) == ids(by_ids)
     whole = list(prompt)
     for token in by_text[0][0].token_ids:  # recompute everything, no cache
-        logits = tiny_lm.logits(np.array([whole]), [len(whole)])[0, -1]
+        padded = np.array([whole + [0] * (32 - len(whole))])
+        logits = tiny_lm.logits(padded, [len(whole)])[0, len(whole) - 1]
         assert int(logits.argmax()) == token
         whole.append(token)
 
@@ -190,12 +194,16 @@ def test_perplexity_is_the_papers(tiny_lm):
     prompts, texts = ["the film was", "I", "a"], [" good", " not bad it is", " very good film"]
 
     def nll(token_ids):
-        logits = np.asarray(tiny_lm.logits(np.array([token_ids]), [len(token_ids)])[0], np.float64)
+        padded = np.array([token_ids + [0] * (32 - len(token_ids))])
+        logits = np.asarray(tiny_lm.logits(padded, [len(token_ids)])[0], np.float64)
         logp = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
         return -sum(logp[t, token_ids[t + 1]] for t in range(len(token_ids) - 1))
 
     encode = lambda text: tiny_lm.tokenizer(text)["input_ids"]  # noqa: E731
-    full, before = [encode(p + t) for p, t in zip(prompts, texts, strict=True)], map(encode, prompts)
+    full, before = (
+        [encode(p + t) for p, t in zip(prompts, texts, strict=True)],
+        map(encode, prompts),
+    )
     expected = [
         np.exp((nll(f) - nll(b)) / (len(f) - len(b))) for f, b in zip(full, before, strict=True)
     ]
