@@ -26,9 +26,8 @@ def is_terminal() -> bool:
 
 
 def note(message: str) -> None:
-    """Print one line for the person watching; nothing when standard error is not a terminal."""
-    if is_terminal():
-        Console(stderr=True, highlight=False, markup=False).print(message)
+    """Print one line: beside the bars on a terminal, else to standard output (a log, a notebook)."""
+    Console(stderr=is_terminal(), highlight=False, markup=False, soft_wrap=True).print(message)
 
 
 def _format(fields: dict[str, object]) -> str:

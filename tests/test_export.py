@@ -28,7 +28,9 @@ def test_saved_and_loaded_scores_are_the_same_bits(tiny_lm, tmp_path, name):
     loaded = rj.load_reward_model(directory)
     assert loaded.config == config
     again = save_random(tmp_path / "again", tiny_lm, config)
-    first, second = (rj.reward(tiny_lm, rj.load_reward_model(d), ["a film"]) for d in (directory, again))
+    first, second = (
+        rj.reward(tiny_lm, rj.load_reward_model(d), ["a film"]) for d in (directory, again)
+    )
     np.testing.assert_array_equal(first[0], second[0])
     assert (tmp_path / "rm" / "config.json").is_file()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["again", "rm"]  # no scratch is left

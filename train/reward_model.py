@@ -43,8 +43,8 @@ class Result:
     reward_model: TrainedRewardModel
     """as saved in run_dir/reward_model; `bind(lm)` makes it usable"""
     metrics: dict[str, Any]
-    """the last evaluation: `eval/squared_error` …; empty without held-out texts, None where a
-    metric is undefined"""
+    """the evaluation of what was exported: `eval/squared_error` …; empty without held-out texts,
+    None where a metric is undefined"""
     history: list[dict[str, Any]]
     """the rows of metrics.jsonl"""
     step: int
@@ -113,7 +113,8 @@ class _Trainer:
             trainable = self.state.trainable
             if checkpoint.export == "best" and checkpoints.best is not None:
                 checkpoints.wait()
-                trainable = checkpoints.restore(self.state, checkpoints.best)[1].trainable
+                _, best, note = checkpoints.restore(self.state, checkpoints.best)
+                trainable, self.metrics = best.trainable, note["metrics"]
         reward_model = save_reward_model(
             run.directory / "reward_model",
             run.config.reward_model,
@@ -124,7 +125,8 @@ class _Trainer:
             backbone_fingerprint=run.backbone_fingerprint,
         )
         skipped = run.examples.skipped
-        return Result(run.directory, reward_model, self.metrics, log.rows, self.steps, skipped)
+        made = max(step, self.steps)  # a finished run may be resumed with fewer
+        return Result(run.directory, reward_model, self.metrics, log.rows, made, skipped)
 
     def _restore(self, checkpoints: Checkpoints) -> int:
         step, self.state, note = checkpoints.restore(self.state)
@@ -155,8 +157,10 @@ class _Trainer:
                     self._log(*pending, log, advance)
                 pending = (step, metrics, batch)
                 last = step == self.steps or stop.signum is not None
-                evaluates = step % self.eval_every == 0 or step == self.steps
-                if last or evaluates or step % self.save_every == 0:
+                saves = step % self.save_every == 0
+                # What is saved is evaluated too, so that the best is the best of all that is kept.
+                evaluates = step % self.eval_every == 0 or saves or step == self.steps
+                if last or evaluates:
                     self._log(*pending, log, advance)
                     pending = None
                     values = self._evaluate() if evaluates else {}

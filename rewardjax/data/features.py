@@ -29,7 +29,7 @@ from rewardjax.data.hidden import estimate, hidden_states, machine_flops, passes
 from rewardjax.errors import RewardJaxError
 from rewardjax.lm import LMConfig
 
-_VERSION = 1
+_VERSION = 2
 _DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 
 
@@ -58,10 +58,10 @@ class Features:
 
 
 def cache_key(
-    fingerprint: str, layers: Sequence[int], dtype: str, tokens: Sequence[np.ndarray]
+    identity: str, layers: Sequence[int], dtype: str, tokens: Sequence[np.ndarray]
 ) -> str:
     """Name of the folder: changes with the LM, the layers, the dtype, any token or the order."""
-    digest = hashlib.sha256(json.dumps([_VERSION, fingerprint, list(layers), dtype]).encode())
+    digest = hashlib.sha256(json.dumps([_VERSION, identity, list(layers), dtype]).encode())
     digest.update(np.asarray([len(t) for t in tokens], np.int64).tobytes())
     for ids in tokens:
         digest.update(np.asarray(ids, np.int32).tobytes())
@@ -107,7 +107,9 @@ def load_or_compute(
     offsets = np.concatenate([[0], np.cumsum([len(t) for t in tokens])]).astype(np.int64)
     shape = (int(offsets[-1]), lm.config.hidden_size)
     sizes = dict.fromkeys(layers, shape)
-    directory = root / cache_key(lm.fingerprint, layers, dtype, tokens)
+    # The fingerprint is the same for float32 and bfloat16 loads; their states are not.
+    identity = f"{lm.fingerprint} {lm.params['embed_tokens']['embedding'].dtype}"
+    directory = root / cache_key(identity, layers, dtype, tokens)
     found = _open(directory, sizes, dtype) if directory.is_dir() else None
     if found is not None:
         return Features(found, offsets, directory, computed=False)
@@ -142,14 +144,13 @@ def _announce(
             f"{free / 2**30:.1f} GiB free; free some space, set REWARDJAX_CACHE to another disk, "
             "or use fewer texts or bfloat16"
         )
-    if progress.is_terminal():
-        flops = estimate(config, shape[0], layers)
-        # Attention, norms and padding take the rest of the time.
-        seconds = flops / (0.7 * machine_flops())
-        progress.note(
-            f"Hidden states of {shape[0]:,} tokens at layers {list(layers)}: "
-            f"{size / 2**20:.0f} MiB in {root}, about {seconds:.0f} s (once)"
-        )
+    flops = estimate(config, shape[0], layers)
+    # Attention, norms and padding take the rest of the time.
+    seconds = flops / (0.7 * machine_flops())
+    progress.note(
+        f"Hidden states of {shape[0]:,} tokens at layers {list(layers)}: "
+        f"{size / 2**20:.0f} MiB in {root}, about {seconds:.0f} s (once)"
+    )
 
 
 def _compute(

@@ -36,7 +36,9 @@ def steer(
     return logits + beta[:, None] * rho
 
 
-def clipped_share(rewards: Float[Array, "B C"], mask: Bool[Array, "B C"]) -> Float[Array, "B"]:
-    """Share of the candidates whose raw reward lies outside [0, 1], where the clip acts."""
-    outside = mask & ((rewards < 0.0) | (rewards > 1.0))
-    return outside.sum(axis=-1) / mask.sum(axis=-1)
+def clipped_share(
+    rewards: Float[Array, "B C"], mask: Bool[Array, "B C"], link: Link
+) -> Float[Array, "B"]:
+    """Share of the candidates whose raw reward the clip changes; 0 with a link that clips none."""
+    outside = mask & (rewards != clip(rewards))
+    return outside.sum(axis=-1) / mask.sum(axis=-1) if link is clip else jnp.zeros(len(mask))

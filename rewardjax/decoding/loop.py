@@ -176,7 +176,7 @@ def decode_step(
     }
     if rewards is not None:
         record["rewards"] = jnp.take_along_axis(rewards, chosen[:, None, None], axis=1)[:, 0]
-        record["clipped"] = clipped_share(rewards[..., 0], candidates.mask)
+        record["clipped"] = clipped_share(rewards[..., 0], candidates.mask, link)
     return _advance(program, state, record, lm_cache, reward_cache)
 
 

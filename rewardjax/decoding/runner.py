@@ -57,14 +57,14 @@ class SamplingConfig:
     """with the prompt's index and the sample's number, decides every text"""
 
     def __post_init__(self) -> None:
-        if not (np.isfinite(self.beta) and self.beta >= 0):
-            _refuse("beta", self.beta, "a finite number >= 0 (use --invert to lower the attribute)")
+        if not 0 <= self.beta <= 1e6:
+            _refuse("beta", self.beta, "a number in 0 .. 1e6 (use --invert to lower the attribute)")
         if self.top_k < 1:
             _refuse("top_k", self.top_k, "an integer >= 1 and at most the vocabulary's size")
         if not 0 < self.top_p <= 1:
             _refuse("top_p", self.top_p, "a number in (0, 1]")
-        if not (np.isfinite(self.temperature) and self.temperature >= 0):
-            _refuse("temperature", self.temperature, "a finite number >= 0 (0 is greedy)")
+        if not (self.temperature == 0 or 1e-6 <= self.temperature <= 1e6):
+            _refuse("temperature", self.temperature, "0 (greedy) or a number in 1e-6 .. 1e6")
         if self.max_new_tokens < 1:
             _refuse("max_new_tokens", self.max_new_tokens, "an integer >= 1")
         if not 0 <= self.seed < 2**32:

@@ -43,7 +43,9 @@ def select_candidates(
     mask = jnp.arange(capacity) < top_k[:, None]
     probabilities = jax.nn.softmax(values, axis=-1, where=mask)
     before = jnp.cumsum(probabilities, axis=-1) - probabilities
-    mask &= (before < top_p[:, None]) | (jnp.arange(capacity) == 0)
+    # Written out for top_p = 1: `before` rounds to 1 after a token that holds nearly everything.
+    whole = top_p[:, None] >= 1.0
+    mask &= whole | (before < top_p[:, None]) | (jnp.arange(capacity) == 0)
     return Candidates(ids, values, mask)
 
 

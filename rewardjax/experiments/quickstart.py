@@ -27,17 +27,21 @@ from rewardjax.data.generations import Row, read_rows
 from rewardjax.data.vader import load_vader_ratings
 from rewardjax.errors import RewardJaxError, require
 from rewardjax.experiments.prompts import PROMPTS
-from rewardjax.lm import LM, load_lm
+from rewardjax.export import architecture
+from rewardjax.lm import LM, load_lm, open_lm
 from rewardjax.metrics.evaluation import Metric, count_text, evaluate
 from rewardjax.metrics.scorers import load_scorers
 from rewardjax.progress import bar
 from rewardjax.report.metrics import metrics_table
 from rewardjax.report.table import print_table
 from rewardjax.report.write import write_text
+from rewardjax.rewards import RewardModelConfig
 
 SCORERS = ("vader", "textblob", "alt-profanity-check")
 HEADLINE = "vader.positive_rate"
 PERPLEXITY = "self-perplexity"
+MARKER = "quickstart.json"
+"""Its settings; says that a folder is a quickstart's, so that old results in it may make way."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +55,7 @@ class QuickstartConfig:
     layer: int = 20
     """the LM's layer whose hidden states the reward head reads"""
     texts: int = 3000
-    """rated texts to train on, drawn by the seed"""
+    """rated texts, drawn by the seed; a tenth of them is held out"""
     steps: int = 200
     """training steps"""
     beta: float = 40.0
@@ -181,8 +185,9 @@ def _check(config: QuickstartConfig) -> None:
             raise RewardJaxError(f"{name} is {got}; expected at least {smallest}")
     if config.num_prompts > len(PROMPTS):
         raise RewardJaxError(f"num_prompts is {config.num_prompts}; there are {len(PROMPTS)}")
-    if not 0 < config.beta < float("inf"):
-        raise RewardJaxError(f"beta is {config.beta}; expected a number above 0")
+    if not 0 < config.beta <= 1e6:
+        raise RewardJaxError(f"beta is {config.beta}; expected a number above 0, up to 1e6")
+    architecture(RewardModelConfig(layer=config.layer), open_lm(config.lm))
 
 
 def _claim(folder: Path, config: QuickstartConfig) -> dict[str, float]:
@@ -192,18 +197,18 @@ def _claim(folder: Path, config: QuickstartConfig) -> dict[str, float]:
     """
     settings = {**to_plain(config), "rewardjax": version("rewardjax")}
     del settings["out"]
-    path = folder / "settings.json"
-    if path.is_file() and json.loads(path.read_text(encoding="utf-8")) == settings:
-        results = folder / "results.json"
-        return json.loads(results.read_text())["seconds"] if results.is_file() else {}
-    if any(folder.iterdir()) and not path.is_file():
+    path = folder / MARKER
+    if path.is_file():
+        if json.loads(path.read_text(encoding="utf-8")) == settings:
+            results = folder / "results.json"
+            return json.loads(results.read_text())["seconds"] if results.is_file() else {}
+    elif any(folder.iterdir()):
         raise RewardJaxError(
             f"--out {str(folder)!r} is not empty and no quickstart's; name another folder"
         )
     shutil.rmtree(folder / "train", ignore_errors=True)
-    for old in folder.glob("beta_*.jsonl*"):
-        old.unlink()
-    (folder / "results.json").unlink(missing_ok=True)
+    for old in (*folder.glob("beta_*.jsonl*"), folder / "results.json"):
+        old.unlink(missing_ok=True)
     write_text(path, json.dumps(settings, indent=2) + "\n")
     return {}
 

@@ -46,6 +46,7 @@ def print_samples(outcome: Outcome) -> None:
 def write(outcome: Outcome) -> Path:
     """Writes report.html beside the results and returns its path."""
     config, metrics = outcome.config, outcome.metrics
+    trained = outcome.history[0]["data/train_texts"]
     up, plain, down = (metrics[b] for b in (config.beta, 0.0, -config.beta))
     numbers = [
         _number("positive rate, guided up (VADER)", up[HEADLINE]),
@@ -84,7 +85,7 @@ def write(outcome: Outcome) -> Path:
     ]
     page = html.Page(
         f"Steering {config.lm} towards positive text",
-        f"A linear reward head was trained on {config.texts:,} texts with human sentiment ratings,"
+        f"A linear reward head was trained on {trained:,} texts with human sentiment ratings,"
         " on top of the frozen model's own hidden states. It then steered the model on"
         f" {config.num_prompts} prompts: up, not at all, and down. Everything here was measured on"
         f" one machine in {sum(outcome.seconds.values()):.0f} s.",
@@ -132,7 +133,13 @@ def _tokens(lm: LM, row: Row) -> list[tuple[str, float | None]]:
     """Pieces of a continuation, cut where its tokens end, with their rewards."""
     ids = row.token_ids or []
     texts = [continuation_text(lm, [], ids[:n]) for n in range(len(ids) + 1)]
-    pieces = [after[len(before) :] for before, after in itertools.pairwise(texts)]
+    # A character whose bytes end in a later token is shown with that token.
+    whole = [texts[-1].startswith(text) for text in texts]
+    cuts = [
+        max(len(t) for t, ok in zip(texts[: n + 1], whole, strict=False) if ok)
+        for n in range(len(texts))
+    ]
+    pieces = [texts[-1][before:after] for before, after in itertools.pairwise(cuts)]
     rewards = [reward[0] for reward in row.rewards or []]
     return list(zip(pieces, rewards, strict=True))
 
@@ -196,12 +203,13 @@ def _known(row: dict, name: str) -> str:
 
 
 def _settings(outcome: Outcome) -> str:
-    config = outcome.config
+    config, sizes = outcome.config, outcome.history[0]
     facts = {
         "Run": {
             "language model": config.lm,
             "reward model": f"ARM on layer {config.layer}",
-            "ratings": f"{config.texts:,} texts (Hutto & Gilbert, ICWSM 2014)",
+            "texts to train on": f"{sizes['data/train_texts']:,} (Hutto & Gilbert, ICWSM 2014)",
+            "texts held out": f"{sizes['data/eval_texts']:,}",
             "samples": f"{config.num_prompts} prompts × {config.num_samples}",
             "seed": str(config.seed),
             **{f"time: {stage}": f"{s:.0f} s" for stage, s in outcome.seconds.items()},

@@ -45,10 +45,10 @@ def build(
     if config.outputs < 1:
         raise RewardJaxError(f"reward_model.outputs is {config.outputs}; expected at least 1")
     if config.backbone == "base":
-        if config.parametrization == "rad":
+        if PARAMETRIZATIONS[config.parametrization].reads_candidates:
             raise RewardJaxError(
-                "reward_model.backbone 'base' does not go with parametrization 'rad', which runs"
-                " on each candidate; set reward_model.backbone to own"
+                f"reward_model.backbone 'base' does not go with {config.parametrization!r}, which"
+                " runs on each candidate; set reward_model.backbone to own"
             )
         if config.init is not None or config.num_layers is not None:
             raise RewardJaxError(

@@ -8,7 +8,6 @@ is frozen (and may alias the base LM's arrays).
 
 from __future__ import annotations
 
-import dataclasses
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple
@@ -63,6 +62,9 @@ class RewardModel(ABC):
     """architecture of the model's own backbone; None on the base LM's hidden states"""
 
     first_scored: ClassVar[int] = 0
+    """first position of a text that has a score"""
+    reads_candidates: ClassVar[bool] = False
+    """whether the model runs on the candidate itself, which takes a transformer of its own"""
 
     @property
     def outputs(self) -> int:
@@ -178,8 +180,3 @@ def resolve_layer(layer: int, num_layers: int) -> int:
             " (after the final norm), or -1 for the last"
         )
     return resolved
-
-
-def config_to_dict(config: RewardModelConfig) -> dict:
-    """Plain dictionary for config.json."""
-    return dataclasses.asdict(config)

@@ -61,7 +61,9 @@ class NextTokenModel(RewardModel):
 
     def freeze(self, weights: PyTree) -> PyTree:
         if self.transformer is not None:
-            return {"backbone": {self._embedding_name: weights[self._embedding_name]}}
+            # float32 as the layers that train with it; no copy where the LM is float32
+            tree = {self._embedding_name: weights[self._embedding_name]}
+            return {"backbone": jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), tree)}
         return {"embedding": output_embedding(self.lm, weights)}
 
     def prefill(

@@ -8,7 +8,7 @@ by running the transformer on it, one query per candidate over one shared prefix
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,9 @@ PyTree = Any
 
 @dataclass(frozen=True)
 class Rad(RewardModel):
-    """Scalar head(s) on the reward model's own transformer."""
+    """Scalar head(s) on the reward model's own transformer; nothing is frozen."""
+
+    reads_candidates: ClassVar[bool] = True
 
     def init(self, key: Array, weights: PyTree) -> RewardParams:
         width = self._config.hidden_size

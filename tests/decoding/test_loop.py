@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from rewardjax.decoding.guidance import clip, steer
 from rewardjax.decoding.loop import decode_step, run
+from rewardjax.decoding.sampling import candidate_logprobs, select_candidates
 from rewardjax.decoding.state import gather, insert
 from tests.decoding import markov
 
@@ -62,6 +64,22 @@ def test_draws_follow_the_exact_distribution(case, last):
     assert test.pvalue > 1e-3, (counts / DRAWS, q)
 
 
+def test_guidance_reaches_past_a_token_that_holds_nearly_everything():
+    """top_p = 1 keeps every candidate, though the first one's probability rounds to 1."""
+    logits = jnp.array([[20.0, 0.0, -1.0, -2.0]])
+    one = jnp.ones(1)
+    candidates = select_candidates(logits, 4, jnp.array([4], jnp.int32), one)
+    assert candidates.mask.all()
+    rewards = jnp.array([[0.0, 1.0, 1.0, 1.0]])
+    scores = steer(candidates.logits, rewards, clip, 100.0 * one, jnp.array([False]))
+    expected = np.array([20.0, 100.0, 99.0, 98.0])
+    expected -= np.log(np.exp(expected - 100).sum()) + 100
+    got = candidate_logprobs(scores, candidates.mask, one)[0]
+    np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
+    nucleus = select_candidates(logits, 4, jnp.array([4], jnp.int32), 0.99 * one)
+    assert nucleus.mask.tolist() == [[True, False, False, False]]
+
+
 def test_beta_zero_is_plain_top_k_sampling():
     guided = decode([0] * 500, 6, beta=0.0, top_k=3)
     plain = decode([0] * 500, 6, guided=False, top_k=3)
@@ -104,6 +122,7 @@ def test_sigmoid_link():
     q = markov.TRANSITIONS[0] * np.exp(2.0 * rho)
     token = np.asarray(state.tokens[:, 0])
     np.testing.assert_allclose(state.logprobs[:, 0], np.log(q / q.sum())[token], rtol=1e-5)
+    assert (np.asarray(state.clipped) == 0).all()  # this link clips nothing
 
 
 def test_scan_equals_step_by_step_in_python():
