@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rewardjax.errors import RewardJaxError
 from rewardjax.lm.cache import KVCache
 from rewardjax.lm.decoder import causal_mask, forward, output_embedding, unembed
 from rewardjax.lm.model import fingerprint
@@ -247,7 +248,7 @@ def test_first_layers_are_the_captured_layer_normed(scan):
     want = want * np.asarray(params["norm"]["scale"])
     got = uncached(small, cut, tokens, LENGTHS, (2,))[2]
     np.testing.assert_allclose(got, want, atol=2e-5, rtol=1e-5)
-    with pytest.raises(ValueError, match=r"expected 1\.\.3"):
+    with pytest.raises(RewardJaxError, match="num_layers is 4; expected 1 to 3"):
         first_layers(config, params, 4)
 
 
