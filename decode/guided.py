@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import time
+from pathlib import Path
 from typing import Literal
 
 from rewardjax.config import parse, to_plain
@@ -70,7 +72,7 @@ def main(argv: list[str]) -> int:
     # Everything that can be wrong is looked at before weights are read.
     from rewardjax.api import iterate_generations
     from rewardjax.decoding.runner import SamplingConfig
-    from rewardjax.export import load_reward_model
+    from rewardjax.export import context, load_reward_model
     from rewardjax.lm import open_lm
     from rewardjax.text import check_fit, check_sampling, encode_prompt
 
@@ -87,6 +89,11 @@ def main(argv: list[str]) -> int:
     settings = to_plain(config)
     for name in ("batch_size", "resume", "overwrite", "out"):
         del settings[name]
+    # A file that was edited in between is another job, whatever its name.
+    settings["prompts_sha256"] = _digest(repr([(row.index, row.text) for row in rows]).encode())
+    if folder is not None:
+        files = ("config.json", "model.safetensors")
+        settings["reward_model_sha256"] = [_digest((Path(folder) / x).read_bytes()) for x in files]
     out = RowsFile(config.out, settings, resume=config.resume, overwrite=config.overwrite)
 
     opened = open_lm(config.lm, dtype=config.dtype)
@@ -94,7 +101,7 @@ def main(argv: list[str]) -> int:
         encode_prompt(opened, row.text, row.index, chat=config.chat, where=row.where)
         for row in rows
     ]
-    check_fit(opened, prompts, sampling)
+    check_fit(opened, prompts, sampling, context(opened, reward_model))
     lm = opened.load()
     total = len(prompts) * config.num_samples
     generations = iterate_generations(
@@ -114,6 +121,10 @@ def main(argv: list[str]) -> int:
             tokens += len(generation.token_ids)
             advance(1, **{"tokens/s": tokens / (time.monotonic() - began)})
     return 0
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def _prompts(config: GuidedConfig) -> list[PromptRow]:

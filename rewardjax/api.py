@@ -15,8 +15,8 @@ from jaxtyping import Array, Float, Int
 from rewardjax.decoding.loop import Program, TransformerLM
 from rewardjax.decoding.runner import Request, SamplingConfig, bucket, decode_rows
 from rewardjax.decoding.sampling import capacity_for
-from rewardjax.errors import RewardJaxError
-from rewardjax.export import TrainedRewardModel
+from rewardjax.errors import RewardJaxError, short
+from rewardjax.export import TrainedRewardModel, context
 from rewardjax.lm import LM, causal_mask, forward
 from rewardjax.metrics.perplexity import continuation_perplexity
 from rewardjax.rewards import Hidden, RewardModel, RewardParams
@@ -72,6 +72,7 @@ def generate(
             model of another LM.
     """
     sampling = SamplingConfig(beta, top_k, top_p, temperature, invert, max_new_tokens, seed)
+    _check_list("prompts", prompts)
     encoded = [encode_prompt(lm, prompt, i, chat=chat) for i, prompt in enumerate(prompts)]
     rows = iterate_generations(
         lm,
@@ -101,7 +102,9 @@ def iterate_generations(
     Everything is checked here, before the first row is asked for. Indices must differ.
     """
     check_sampling(num_samples, batch_size, stop)
-    check_fit(lm, prompts, sampling)
+    check_fit(lm, prompts, sampling, context(lm, reward_model))
+    if reward_model is None and sampling.beta > 0:
+        raise RewardJaxError(f"beta is {sampling.beta} without a reward model; give one, or beta 0")
     model, reward_params = reward_model.bind(lm) if reward_model else (None, RewardParams((), ()))
     program = Program(
         TransformerLM(lm.config),
@@ -145,7 +148,7 @@ def reward(
     """
     model, params = reward_model.bind(lm)
     rewards = []
-    for prompt in _encode_texts(lm, texts):
+    for prompt in _encode_texts(lm, texts, context(lm, reward_model)):
         tokens, lengths = _pad([prompt.token_ids])
         scores = np.array(_token_rewards(model, lm.params, params, tokens, lengths)[0])
         scores[: model.first_scored] = np.nan
@@ -160,10 +163,12 @@ def reward_rows(
 
     Scored `chunk` tokens at a time, for every parametrization (RAD runs |V| candidates a row).
     """
+    if chunk < 1:
+        raise RewardJaxError(f"chunk is {chunk}; expected an integer >= 1")
     model, params = reward_model.bind(lm)
     rows = [
         np.asarray(_rows(model, lm.params, params, *_pad([prompt.token_ids]), chunk)[0])
-        for prompt in _encode_texts(lm, prefixes)
+        for prompt in _encode_texts(lm, prefixes, context(lm, reward_model))
     ]
     return np.stack(rows) if rows else np.zeros((0, lm.config.vocab_size, model.outputs))
 
@@ -179,6 +184,10 @@ def perplexity(
     Raises:
         RewardJaxError: a text that adds no token, or that is longer than the context.
     """
+    for name, strings in (("texts", texts), ("prompts", prompts or ())):
+        _check_list(name, strings)
+        if bad := [text for text in strings if not isinstance(text, str)]:
+            raise RewardJaxError(f"{name} holds {short(bad[0])}; expected strings")
     if prompts is not None and len(prompts) != len(texts):
         raise RewardJaxError(
             f"perplexity got {len(texts)} texts and {len(prompts)} prompts; expected as many"
@@ -195,11 +204,18 @@ def perplexity(
     return continuation_perplexity(lm.config, lm.params, prompt_ids, full_ids)
 
 
-def _encode_texts(lm: LM, texts: Sequence[Prompt]) -> Iterator[EncodedPrompt]:
-    for index, text in enumerate(texts):
-        encoded = encode_prompt(lm, text, index)
-        check_context(lm, encoded, 0)
-        yield encoded
+def _check_list(name: str, values: Any) -> None:
+    """Refuses one string where a list of them is expected: its letters would pass for texts."""
+    if isinstance(values, str) or not isinstance(values, Sequence):
+        raise RewardJaxError(f"{name} is {short(values)}; expected a list")
+
+
+def _encode_texts(lm: LM, texts: Sequence[Prompt], room: int) -> list[EncodedPrompt]:
+    _check_list("texts", texts)
+    encoded = [encode_prompt(lm, text, i, where=f"text {i}") for i, text in enumerate(texts)]
+    for text in encoded:
+        check_context(text, 0, room)
+    return encoded
 
 
 def _pad(rows: Sequence[Sequence[int]]) -> tuple[Array, Array]:

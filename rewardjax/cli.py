@@ -173,6 +173,7 @@ def _drop_output() -> None:
         if sys.stdout is not None:
             sys.stdout.flush()
     except OSError:
+        assert sys.stdout is not None
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

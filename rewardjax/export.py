@@ -8,6 +8,7 @@ The frozen part (embeddings) is read from the LM again, whose fingerprint must m
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import tempfile
@@ -15,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError
@@ -22,8 +24,8 @@ from safetensors.numpy import load_file, save_file
 
 from rewardjax.decoding.guidance import LINKS
 from rewardjax.errors import RewardJaxError
-from rewardjax.lm import LM, LMConfig, OpenedLM, first_layers, open_lm
-from rewardjax.lm.params import cut_config
+from rewardjax.lm import LM, LMConfig, OpenedLM, first_layers, open_lm, unstack_layers
+from rewardjax.lm.params import cut_config, param_shapes
 from rewardjax.rewards import RewardModel, RewardModelConfig, RewardParams, build
 
 PyTree = Any
@@ -57,8 +59,9 @@ class TrainedRewardModel:
                 " load that LM, or train a reward model for this one"
             )
         model = build(self.config, lm.config, self.transformer)
-        if self.config.parametrization == "rad":
-            return model, RewardParams(self.trainable, {})
+        self._check_tensors(model)
+        if model.reads_candidates:  # all of it trained: nothing to read from its source
+            return model, RewardParams(self.trainable, model.freeze({}))
         _, weights, fingerprint = start(self.config, lm)
         if fingerprint != self.backbone_fingerprint:
             raise RewardJaxError(
@@ -66,6 +69,28 @@ class TrainedRewardModel:
                 f" this reward model was trained from {self.backbone_fingerprint}; restore it"
             )
         return model, RewardParams(self.trainable, model.freeze(weights))
+
+    def _check_tensors(self, model: RewardModel) -> None:
+        """Compares the saved tensors' names and shapes with what the config describes."""
+        weights = param_shapes(model.transformer or model.lm)
+        wanted = jax.eval_shape(model.init, jax.random.key(0), weights).trainable
+        expected = {name: x.shape for name, x in _flatten(wanted).items()}
+        got = {name: x.shape for name, x in _flatten(self.trainable).items()}
+        wrong = sorted(n for n in expected.keys() | got.keys() if expected.get(n) != got.get(n))
+        if wrong:
+            raise RewardJaxError(
+                f"the reward model's tensors do not fit its config.json: {len(wrong)} differ, the"
+                f" first {wrong[0]!r}: got {got.get(wrong[0], 'none')}, expected"
+                f" {expected.get(wrong[0], 'none')}; train or copy the reward model again"
+            )
+
+
+def context(lm: LM | OpenedLM, reward_model: TrainedRewardModel | None) -> int:
+    """Longest text, in tokens, that both can read; a backbone of its own also reads a BOS."""
+    room = lm.config.max_position_embeddings
+    if reward_model is None or reward_model.transformer is None:
+        return room
+    return min(room, reward_model.transformer.max_position_embeddings - 1)
 
 
 def architecture(config: RewardModelConfig, lm: LM | OpenedLM) -> RewardModel:
@@ -91,7 +116,10 @@ def start(config: RewardModelConfig, lm: LM) -> tuple[RewardModel, PyTree, str |
     source = _source(config, lm)
     transformer = _backbone(config, lm, source)
     loaded = source.load() if isinstance(source, OpenedLM) else source
-    _, weights = first_layers(loaded.config, loaded.params, transformer.num_hidden_layers)
+    config_, params = loaded.config, loaded.params
+    if config_.scan_layers:  # reward models speak the canonical, per-layer tree only
+        config_, params = dataclasses.replace(config_, scan_layers=False), unstack_layers(params)
+    _, weights = first_layers(config_, params, transformer.num_hidden_layers)
     return build(config, lm.config, transformer), weights, loaded.fingerprint
 
 
@@ -103,7 +131,8 @@ def _backbone(config: RewardModelConfig, lm: LM | OpenedLM, source: LM | OpenedL
     if source is not lm:
         compare_vocabularies(lm, source)
     layers = config.num_layers
-    return cut_config(source.config, source.config.num_hidden_layers if layers is None else layers)
+    unrolled = dataclasses.replace(source.config, scan_layers=False)
+    return cut_config(unrolled, source.config.num_hidden_layers if layers is None else layers)
 
 
 def compare_vocabularies(lm: LM | OpenedLM, backbone: LM | OpenedLM) -> None:
@@ -112,7 +141,13 @@ def compare_vocabularies(lm: LM | OpenedLM, backbone: LM | OpenedLM) -> None:
     different = [
         token for token in ours.keys() | theirs.keys() if ours.get(token) != theirs.get(token)
     ]
-    if different or lm.config.vocab_size > backbone.config.vocab_size:
+    sizes = lm.config.vocab_size, backbone.config.vocab_size
+    if not different and sizes[0] > sizes[1]:
+        raise RewardJaxError(
+            f"{backbone.source!r} has {sizes[1]} token embeddings and {lm.source!r} has {sizes[0]}"
+            " (the same tokens, other padding); choose a backbone with at least as many"
+        )
+    if different:
         first = min(different, default="")
         raise RewardJaxError(
             f"vocabularies differ: {len(different)} tokens have other ids in {backbone.source!r}"

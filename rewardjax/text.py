@@ -1,7 +1,8 @@
-"""Between texts and token ids: the one library file that calls tokenizers for decoding."""
+"""Between texts and token ids, for everything that decodes or scores text."""
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -9,7 +10,7 @@ from typing import Any, NamedTuple
 
 from rewardjax.data.lines import half_surrogate
 from rewardjax.decoding.runner import Request, Row, SamplingConfig
-from rewardjax.errors import RewardJaxError
+from rewardjax.errors import RewardJaxError, short
 from rewardjax.lm import LM, OpenedLM
 
 Prompt = str | Sequence[int]
@@ -65,7 +66,12 @@ def encode_prompt(
     """
     where = where or f"prompt {index}"
     if not isinstance(prompt, str):
-        ids = [int(token) for token in prompt]
+        try:
+            ids = [operator.index(token) for token in prompt]
+        except TypeError:
+            raise RewardJaxError(
+                f"{where} is {short(prompt)}; expected a string or a list of token ids"
+            ) from None
         if not ids or min(ids) < 0 or max(ids) >= lm.config.vocab_size:
             raise RewardJaxError(
                 f"{where} is {ids[:8]}; expected at least one id in 0 .. {lm.config.vocab_size - 1}"
@@ -102,9 +108,9 @@ def check_unicode(text: str, where: str) -> None:
         raise RewardJaxError(f"{where} holds half a surrogate pair; expected valid Unicode")
 
 
-def check_context(lm: LM | OpenedLM, prompt: EncodedPrompt, max_new_tokens: int) -> None:
-    """Refuses a prompt that leaves no room for the continuation."""
-    room, length = lm.config.max_position_embeddings, len(prompt.token_ids)
+def check_context(prompt: EncodedPrompt, max_new_tokens: int, room: int) -> None:
+    """Refuses a prompt that leaves no room for the continuation in a context of `room` tokens."""
+    length = len(prompt.token_ids)
     new = f" with {max_new_tokens} new tokens" if max_new_tokens else ""
     if length + max_new_tokens > room:
         raise RewardJaxError(
@@ -114,15 +120,15 @@ def check_context(lm: LM | OpenedLM, prompt: EncodedPrompt, max_new_tokens: int)
 
 
 def check_fit(
-    lm: LM | OpenedLM, prompts: Sequence[EncodedPrompt], sampling: SamplingConfig
+    lm: LM | OpenedLM, prompts: Sequence[EncodedPrompt], sampling: SamplingConfig, room: int
 ) -> None:
-    """Refuses settings and prompts that the LM's vocabulary or context cannot hold."""
+    """Refuses settings that the vocabulary cannot hold, and prompts that `room` tokens cannot."""
     if sampling.top_k > lm.config.vocab_size:
         raise RewardJaxError(
             f"top_k is {sampling.top_k}; expected at most the vocabulary's {lm.config.vocab_size}"
         )
     for prompt in prompts:
-        check_context(lm, prompt, sampling.max_new_tokens)
+        check_context(prompt, sampling.max_new_tokens, room)
 
 
 def check_sampling(num_samples: int, batch_size: int, stop: Sequence[str]) -> None:

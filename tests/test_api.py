@@ -1,6 +1,8 @@
 """The façade: decoding with real transformers, its invariances, and what it refuses."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -230,6 +232,9 @@ BAD_CALLS = {
     "batch": ({"batch_size": 0}, "batch_size is 0"),
     "seed": ({"seed": -1}, "seed is -1"),
     "stop": ({"stop": ["x", ""]}, "stop holds an empty string"),
+    "beta large": ({"beta": 1e39}, "beta is 1e+39"),
+    "temperature small": ({"temperature": 1e-37}, "temperature is 1e-37"),
+    "no reward model": ({"beta": 5.0}, "beta is 5.0 without a reward model"),
     "context": ({"max_new_tokens": 300}, "exceeds the context of 256"),
 }
 
@@ -248,10 +253,40 @@ def test_generate_refuses_bad_prompts(tiny_lm, prompt):
         rj.generate(tiny_lm, ["I", prompt])
 
 
-def test_importing_the_package_loads_nothing_heavy():
-    import subprocess
-    import sys
+WRONG_TYPES = """
+import sys
+import rewardjax as rj
 
+lm = rj.load_lm(sys.argv[1])
+calls = [
+    lambda: rj.generate(lm, "I was"),
+    lambda: rj.generate(lm, [None]),
+    lambda: rj.generate(lm, [3]),
+    lambda: rj.generate(lm, [[1.5]]),
+    lambda: rj.generate(lm, ["I"], beta="3"),
+    lambda: rj.generate(lm, ["I"], top_k=2.5),
+    lambda: rj.generate(lm, ["I"], invert=1),
+    lambda: rj.perplexity(lm, "I was"),
+    lambda: rj.perplexity(lm, ["I was", None]),
+    lambda: rj.perplexity(lm, ["I was"], [3]),
+]
+for number, call in enumerate(calls):
+    try:
+        call()
+    except rj.RewardJaxError as error:
+        print(number, error)
+"""
+
+
+def test_wrong_types_are_refused_without_a_type_checker(tiny_lm_dir):
+    """In a process of its own: under pytest a type checker would refuse them first."""
+    run = [sys.executable, "-c", WRONG_TYPES, str(tiny_lm_dir)]
+    out = subprocess.run(run, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert [int(line.split()[0]) for line in out] == list(range(10)), out
+    assert all("; expected" in line for line in out), out
+
+
+def test_importing_the_package_loads_nothing_heavy():
     code = "import rewardjax, sys; print([m for m in ('jax', 'transformers') if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"

@@ -4,15 +4,16 @@ import dataclasses
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import rewardjax as rj
-from rewardjax.export import compare_vocabularies, start
+from rewardjax.export import compare_vocabularies, context, save_reward_model, start
 from rewardjax.lm import LM, init_params
 from rewardjax.rewards import RewardModelConfig
 from tests.conftest import tiny_config, tiny_tokenizer
-from tests.trained import save_random
+from tests.trained import random_params, save_random
 
 CONFIGS = {
     "arm-base": RewardModelConfig(layer=2, outputs=2),
@@ -22,18 +23,17 @@ CONFIGS = {
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_saved_and_loaded_scores_are_the_same_bits(tiny_lm, tmp_path, name):
+def test_what_is_loaded_is_what_was_in_memory(tiny_lm, tmp_path, name):
     config = CONFIGS[name]
-    directory = save_random(tmp_path / "rm", tiny_lm, config)
-    loaded = rj.load_reward_model(directory)
-    assert loaded.config == config
-    again = save_random(tmp_path / "again", tiny_lm, config)
-    first, second = (
-        rj.reward(tiny_lm, rj.load_reward_model(d), ["a film"]) for d in (directory, again)
-    )
-    np.testing.assert_array_equal(first[0], second[0])
-    assert (tmp_path / "rm" / "config.json").is_file()
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["again", "rm"]  # no scratch is left
+    model, params, fingerprint = random_params(tiny_lm, config)
+    saved = {"transformer": model.transformer, "backbone_fingerprint": fingerprint}
+    save_reward_model(tmp_path / "rm", config, params.trainable, tiny_lm, link="sigmoid", **saved)
+    loaded = rj.load_reward_model(tmp_path / "rm")
+    assert (loaded.config, loaded.link) == (config, "sigmoid")
+    assert [p.name for p in tmp_path.iterdir()] == ["rm"]  # no scratch is left
+    bound = loaded.bind(tiny_lm)
+    assert bound[0] == model
+    jax.tree.map(np.testing.assert_array_equal, tuple(bound[1]), tuple(params))
 
 
 def test_only_the_trainable_part_is_saved(tiny_lm, tmp_path):
@@ -66,7 +66,7 @@ def test_a_backbone_with_other_ids_is_refused(tiny_lm):
     tokenizer.add_tokens(["<more>"])
     config = tiny_config(vocab_size=160)
     other = LM(config, init_params(config, jax.random.key(0)), tokenizer, "other")
-    with pytest.raises(rj.RewardJaxError, match="vocabularies differ: 1 tokens.*'<more>': 128"):
+    with pytest.raises(rj.RewardJaxError, match=r"vocabularies differ: 1 tokens.*'<more>': 128"):
         compare_vocabularies(tiny_lm, other)
     compare_vocabularies(tiny_lm, dataclasses.replace(tiny_lm, source="copy"))
 
@@ -116,3 +116,36 @@ def test_damaged_directories_are_refused(tiny_lm, tmp_path):
     (directory / "model.safetensors").unlink()
     with pytest.raises(rj.RewardJaxError, match=r"model\.safetensors cannot be read"):
         rj.load_reward_model(directory)
+
+    directory = fresh("two-outputs-in-the-file")
+    _rewrite(directory / "config.json", reward_model=dataclasses.asdict(RewardModelConfig(layer=2)))
+    with pytest.raises(
+        rj.RewardJaxError, match=r"'head.baseline': got \(2, 32\), expected \(1, 32\)"
+    ):
+        rj.reward(tiny_lm, rj.load_reward_model(directory), ["a film"])
+
+
+def test_a_backbone_of_its_own_reads_one_token_less(tiny_lm, tmp_path):
+    rad = rj.load_reward_model(save_random(tmp_path / "rad", tiny_lm, CONFIGS["rad"]))
+    arm = rj.load_reward_model(save_random(tmp_path / "arm", tiny_lm, CONFIGS["arm-base"]))
+    assert [context(tiny_lm, model) for model in (None, arm, rad)] == [256, 256, 255]
+    prompt = [5] * 250
+    rj.generate(tiny_lm, [prompt], reward_model=arm, beta=1.0, max_new_tokens=6)
+    with pytest.raises(rj.RewardJaxError, match="exceeds the context of 255"):
+        rj.generate(tiny_lm, [prompt], reward_model=rad, beta=1.0, max_new_tokens=6)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("scanned", [False, True])
+def test_own_backbones_start_from_any_load_of_an_lm(tiny_lm_dir, dtype, scanned):
+    """A bfloat16 or layer-scanned LM gives a float32, per-layer backbone; cached = uncached."""
+    lm = rj.load_lm(str(tiny_lm_dir), dtype=dtype, scan_layers=scanned)
+    model, params, _ = random_params(lm, CONFIGS["arm-own"])
+    assert {x.dtype for x in jax.tree.leaves(params)} == {np.dtype("float32")}
+    assert list(params.trainable["backbone"]["layers"]) == ["0", "1"]
+    tokens, lengths = np.array([[5, 9, 7, 30, 31]], np.int32), np.array([5], np.int32)
+    uncached = model.token_rewards(params, jnp.array(tokens), jnp.array(lengths), {})[0, -1]
+    room = {"max_new_tokens": 1, "num_candidates": 1}
+    cache = model.prefill(params, jnp.array(tokens[:, :4]), jnp.array(lengths - 1), {}, **room)
+    cached, _ = model.candidate_rewards(params, cache, {}, jnp.array(tokens[:, 4:]))
+    np.testing.assert_allclose(cached[0, 0], uncached, rtol=1e-4, atol=1e-5)

@@ -5,17 +5,24 @@ import jax
 from rewardjax.export import save_reward_model, start
 
 
-def save_random(directory, lm, config, *, link="clip", scale=0.2):
-    """Saves a reward model whose head is random, so that it steers; returns the directory."""
+def random_params(lm, config, *, scale=0.2):
+    """Static model, parameters whose head is random, so that it steers, and the fingerprint."""
     model, weights, fingerprint = start(config, lm)
-    trainable = model.init(jax.random.key(5), weights).trainable
-    leaves, tree = jax.tree.flatten(trainable["head"])
+    params = model.init(jax.random.key(5), weights)
+    leaves, tree = jax.tree.flatten(params.trainable["head"])
     keys = jax.random.split(jax.random.key(6), len(leaves))
     noisy = [x + scale * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
+    head = {"head": jax.tree.unflatten(tree, noisy)}
+    return model, params._replace(trainable=params.trainable | head), fingerprint
+
+
+def save_random(directory, lm, config, *, link="clip", scale=0.2):
+    """Saves a reward model with a random head; returns the directory."""
+    model, params, fingerprint = random_params(lm, config, scale=scale)
     save_reward_model(
         directory,
         config,
-        {**trainable, "head": jax.tree.unflatten(tree, noisy)},
+        params.trainable,
         lm,
         link=link,
         transformer=model.transformer,

@@ -11,6 +11,7 @@ from rewardjax.data import examples
 from rewardjax.data.examples import DataConfig
 from rewardjax.errors import RewardJaxError
 from rewardjax.rewards import PARAMETRIZATIONS, RewardModel, RewardModelConfig
+from rewardjax.rewards.next_token import NextTokenModel
 
 
 @dataclass(frozen=True)
@@ -156,7 +157,10 @@ def check(config: TrainConfig) -> None:
             f"{outputs}; expected as many outputs as label columns"
         )
     kind = PARAMETRIZATIONS.get(config.reward_model.parametrization)
-    plain = kind and kind.token_rewards_and_prior is RewardModel.token_rewards_and_prior
+    plain = kind and (
+        kind.token_rewards_and_prior is RewardModel.token_rewards_and_prior
+        or getattr(kind, "delta", None) is NextTokenModel.delta
+    )
     if plain and config.objective.prior_weight > 0:
         raise RewardJaxError(
             f"objective.prior_weight is {config.objective.prior_weight}, but "

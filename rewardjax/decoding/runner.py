@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import numbers
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -57,6 +58,11 @@ class SamplingConfig:
     """with the prompt's index and the sample's number, decides every text"""
 
     def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value, kind = getattr(self, field.name), type(field.default)
+            fits = isinstance(value, _KINDS[kind]) and isinstance(value, bool) == (kind is bool)
+            if not fits:
+                _refuse(field.name, repr(value), f"a value of type {kind.__name__}")
         if not 0 <= self.beta <= 1e6:
             _refuse("beta", self.beta, "a number in 0 .. 1e6 (use --invert to lower the attribute)")
         if self.top_k < 1:
@@ -69,6 +75,9 @@ class SamplingConfig:
             _refuse("max_new_tokens", self.max_new_tokens, "an integer >= 1")
         if not 0 <= self.seed < 2**32:
             _refuse("seed", self.seed, "an integer in 0 .. 2^32 - 1")
+
+
+_KINDS: dict[type, type] = {bool: bool, int: numbers.Integral, float: numbers.Real}
 
 
 class Row(NamedTuple):
