@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from rewardjax.data.lines import json_object
-from rewardjax.errors import RewardJaxError
+from rewardjax.errors import RewardJaxError, short
 from rewardjax.report.write import check_writable
 
 
@@ -92,7 +92,13 @@ class RowsFile(AbstractContextManager):
     def write(self, row: dict[str, Any]) -> None:
         """One row, flushed, so that a kill loses at most a row that is being written."""
         assert self._file is not None
-        line = json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
+        try:
+            line = json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
+        except ValueError as error:
+            raise RewardJaxError(
+                f"a row for prompt {short(row.get('prompt'))} holds numbers that are not finite; "
+                "the weights of the LM or of the reward model are damaged: get them again"
+            ) from error
         try:
             self._file.write(line.encode("utf-8"))
             self._file.flush()

@@ -120,8 +120,10 @@ def load_or_compute(
         if directory.is_dir():  # damaged, or written by another process meanwhile
             shutil.rmtree(directory)
         partial.rename(directory)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(root)  # a full disk does not say itself what was written to
         raise
     found = _open(directory, sizes, dtype)
     assert found is not None

@@ -158,10 +158,10 @@ def _hub_rows(config: DataConfig) -> Iterator[Row]:
         table = datasets.load_dataset(
             hub, config.hub_config, split=config.hub_split, revision=config.hub_revision
         )
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
+    except Exception as error:  # its own and its HTTP library's errors have no common parent
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise RewardJaxError(
-            f"dataset {hub!r}, split {config.hub_split!r}, could not be loaded: {reason[0]}"
+            f"dataset {hub!r}, split {config.hub_split!r}, could not be loaded: {reason}"
         ) from error
     for number, row in enumerate(table):  # pyright: ignore[reportArgumentType]
         yield f"{hub}: row {number + 1}", lambda row=row: dict(row)

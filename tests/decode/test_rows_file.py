@@ -47,9 +47,12 @@ def test_text_is_written_as_it_is(tmp_path):
     assert (tmp_path / "a.jsonl").read_text(encoding="utf-8") == '{"text": "日本\\n\u2028"}\n'
 
 
-def test_what_is_not_json_is_a_bug_that_shows(tmp_path):
-    with pytest.raises(ValueError, match="not JSON compliant"), rows_file(tmp_path / "a") as out:
-        out.write({"kl": float("nan")})
+def test_numbers_that_are_not_finite_come_from_damaged_weights(tmp_path):
+    with (
+        pytest.raises(RewardJaxError, match=r"prompt 'I' .* damaged"),
+        rows_file(tmp_path / "a") as out,
+    ):
+        out.write({"prompt": "I", "kl": [float("nan")]})
 
 
 def test_nothing_is_touched_before_the_job_begins(tmp_path):
