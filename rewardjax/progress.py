@@ -26,7 +26,7 @@ def is_terminal() -> bool:
 
 
 def note(message: str) -> None:
-    """Print one line: beside the bars on a terminal, else to standard output (a log, a notebook)."""
+    """Print one line: beside the bars on a terminal, else to standard output (log, notebook)."""
     Console(stderr=is_terminal(), highlight=False, markup=False, soft_wrap=True).print(message)
 
 

@@ -3,13 +3,12 @@
 import re
 from pathlib import Path
 
-from rewardjax.train import run
-
 import rewardjax.export
 import rewardjax.lm
 from rewardjax.cli import COMMANDS
 from rewardjax.lm import open_lm
 from rewardjax.rewards import RewardModelConfig
+from rewardjax.train import run
 from tests.trained import save_random
 
 ROOT = Path(__file__).parents[1]

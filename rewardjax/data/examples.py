@@ -190,7 +190,10 @@ def from_memory(texts: Sequence[Any], labels: Any, config: DataConfig) -> Exampl
     Raises:
       RewardJaxError: lengths that differ, or a bad row, named `texts[i]`.
     """
-    array = np.asarray(labels)
+    try:
+        array = np.asarray(labels)
+    except ValueError as error:
+        raise RewardJaxError(f"labels are no rectangle of numbers: {error}") from None
     if array.ndim == 1:
         array = array[:, None]
     if array.ndim != 2 or len(array) != len(texts) or array.shape[1] != len(config.labels):

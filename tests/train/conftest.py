@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+
 from rewardjax.train.settings import (
     CheckpointConfig,
     EvalConfig,

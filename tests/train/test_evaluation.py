@@ -2,10 +2,10 @@ import json
 
 import numpy as np
 import pytest
-from rewardjax.train.evaluation import evaluate
-from rewardjax.train.logs import MetricsLog
 
 from rewardjax.metrics import regression
+from rewardjax.train.evaluation import evaluate
+from rewardjax.train.logs import MetricsLog
 
 
 def predictions(outputs=1):

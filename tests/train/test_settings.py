@@ -2,13 +2,13 @@ import dataclasses
 from pathlib import Path
 
 import pytest
-from rewardjax.train import settings
-from rewardjax.train.settings import EvalConfig, ObjectiveConfig, OptimConfig, TrainConfig
 
 from rewardjax import config as settings_file
 from rewardjax.data.examples import DataConfig
 from rewardjax.errors import RewardJaxError
 from rewardjax.rewards import RewardModelConfig
+from rewardjax.train import settings
+from rewardjax.train.settings import EvalConfig, ObjectiveConfig, OptimConfig, TrainConfig
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 

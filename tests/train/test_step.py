@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from rewardjax.train import step
-from rewardjax.train.settings import ObjectiveConfig, OptimConfig
 
 from rewardjax import rewards
 from rewardjax.rewards import RewardModelConfig, RewardParams
+from rewardjax.train import step
+from rewardjax.train.settings import ObjectiveConfig, OptimConfig
 
 D, V = 32, 128
 MSE, ADAMW = ObjectiveConfig(), OptimConfig()

@@ -9,17 +9,19 @@ import threading
 import jax
 import numpy as np
 import pytest
-from rewardjax.train import run as run_module
-from rewardjax.train.reward_model import train
-from rewardjax.train.settings import CheckpointConfig, EvalConfig, ObjectiveConfig, OptimConfig
 
 from rewardjax import config as settings_file
 from rewardjax.checkpoint import Checkpoints
 from rewardjax.data import features
 from rewardjax.data.examples import DataConfig
 from rewardjax.errors import RewardJaxError
-from rewardjax.export import load_reward_model
+from rewardjax.export import load_reward_model, start
+from rewardjax.lm import output_embedding
 from rewardjax.rewards import RewardModelConfig
+from rewardjax.train import run as run_module
+from rewardjax.train.reward_model import train
+from rewardjax.train.settings import CheckpointConfig, EvalConfig, ObjectiveConfig, OptimConfig
+from rewardjax.train.step import new_state, optimizer
 
 KINDS = {
     "arm on the LM's states": (RewardModelConfig(), ObjectiveConfig("mse", 1.0)),
@@ -55,9 +57,10 @@ def test_training_learns_and_leaves_the_lm_alone(kind, tiny_lm, settings, review
     assert saved.link == ("sigmoid" if objective.name == "bce" else "clip")
     model, params = saved.bind(tiny_lm)
     assert model.config == reward_model
-    frozen = jax.tree.leaves(params.frozen)
-    lm_arrays = {id(x) for x in jax.tree.leaves(tiny_lm.params)}
-    assert all(id(x) in lm_arrays or x.shape == (128, 32) for x in frozen)
+    embedding = output_embedding(tiny_lm.config, tiny_lm.params)
+    for frozen in jax.tree.leaves(params.frozen):  # the LM's own output embedding, either way up
+        value = frozen if frozen.shape == embedding.shape else frozen.T
+        np.testing.assert_array_equal(value, embedding)
 
 
 def test_run_directory(tiny_lm, settings, reviews):
@@ -244,6 +247,24 @@ def test_export_of_the_best_checkpoint(tiny_lm, settings, reviews):
     with Checkpoints(result.run_dir / "checkpoints") as checkpoints:
         assert checkpoints.best == best
         assert best in checkpoints.steps
+        model, weights, _ = start(config.reward_model, tiny_lm)
+        trainable = model.init(jax.random.key(0), weights).trainable
+        state = new_state(trainable, optimizer(config.optim, 30), config.seed)
+        kept = checkpoints.restore(state, best)[1].trainable
+    assert leaves_equal(result.reward_model.trainable, kept)
+    assert result.metrics["eval/squared_error"] == errors[best]
+
+
+def test_the_best_is_the_best_of_all_that_is_kept(tiny_lm, settings, reviews):
+    """A checkpoint is evaluated also where no evaluation is due."""
+    config = settings(
+        optim=OptimConfig(batch_size=16, steps=20),
+        eval=EvalConfig(every=7),
+        checkpoint=CheckpointConfig(every=5),
+    )
+    result = train(config, lm=tiny_lm, texts=reviews[0], labels=reviews[1])
+    evaluated = {row["step"] for row in result.history if "eval/squared_error" in row}
+    assert evaluated == {0, 5, 7, 10, 14, 15, 20}
 
 
 def test_several_outputs(tiny_lm, settings, reviews):
