@@ -22,8 +22,10 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from rewardjax.config import from_dict
+from rewardjax.data.lines import json_object
 from rewardjax.decoding.guidance import LINKS
-from rewardjax.errors import RewardJaxError
+from rewardjax.errors import RewardJaxError, short
 from rewardjax.lm import LM, LMConfig, OpenedLM, first_layers, open_lm, unstack_layers
 from rewardjax.lm.params import cut_config, param_shapes
 from rewardjax.rewards import RewardModel, RewardModelConfig, RewardParams, build
@@ -206,30 +208,45 @@ def load_reward_model(directory: str | Path) -> TrainedRewardModel:
             " `rewardjax train reward-model` writes to RUN_DIR/reward_model"
         )
     try:
-        saved = json.loads(path.read_text(encoding="utf-8"))
-        config = RewardModelConfig(**saved["reward_model"])
-        transformer = saved["transformer"] and LMConfig.from_dict(saved["transformer"])
-        base = saved["base_lm"]
-        trained = TrainedRewardModel(
-            config,
-            saved["link"],
-            base["source"],
-            base["fingerprint"],
-            transformer,
-            saved["backbone_fingerprint"],
-            _load_tensors(directory / "model.safetensors"),
-        )
-    except (ValueError, KeyError, TypeError) as error:
+        saved = json_object(path.read_text(encoding="utf-8"))
+        if saved.get("format") != FORMAT:
+            raise ValueError(f"format {short(saved.get('format'))}; expected format {FORMAT}")
+        found = from_dict(_Description, saved)
+        if found.link not in LINKS:
+            raise ValueError(f"link {found.link!r}; expected {' or '.join(LINKS)}")
+        transformer = None if found.transformer is None else LMConfig.from_dict(found.transformer)
+    except (ValueError, TypeError, RewardJaxError) as error:
         raise RewardJaxError(
-            f"{path} is damaged or from another version of rewardjax"
-            f" ({type(error).__name__}: {error}); train or copy the reward model again"
+            f"{path} is damaged or from another version of rewardjax ({error}); train or copy the"
+            " reward model again"
         ) from error
-    if saved.get("format") != FORMAT or trained.link not in LINKS:
-        raise RewardJaxError(
-            f"{path}: format {saved.get('format')!r} with link {trained.link!r}; this version reads"
-            f" format {FORMAT} with link {' or '.join(LINKS)}"
-        )
-    return trained
+    return TrainedRewardModel(
+        found.reward_model,
+        found.link,
+        found.base_lm.source,
+        found.base_lm.fingerprint,
+        transformer,
+        found.backbone_fingerprint,
+        _load_tensors(directory / "model.safetensors"),
+    )
+
+
+@dataclass(frozen=True)
+class _BaseLM:
+    source: str
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class _Description:
+    """config.json"""
+
+    format: int
+    reward_model: RewardModelConfig
+    link: str
+    base_lm: _BaseLM
+    transformer: dict[str, Any] | None
+    backbone_fingerprint: str | None
 
 
 def _load_tensors(path: Path) -> PyTree:
@@ -244,7 +261,9 @@ def _load_tensors(path: Path) -> PyTree:
         *parents, leaf = name.split(".")
         node = tree
         for parent in parents:
-            node = node.setdefault(parent, {})
+            node = node.setdefault(parent, {}) if isinstance(node, dict) else node
+        if not isinstance(node, dict) or leaf in node:
+            raise RewardJaxError(f"{path}: tensor {name!r} stands for a group and an array at once")
         node[leaf] = jnp.asarray(value)
     return tree
 

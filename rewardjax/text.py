@@ -82,9 +82,15 @@ def encode_prompt(
             raise RewardJaxError(f"{lm.source} has no chat template; decode without chat")
         check_unicode(prompt, where)
         turns = [{"role": "user", "content": prompt}]
-        ids = lm.tokenizer.apply_chat_template(
-            turns, add_generation_prompt=True, tokenize=True, return_dict=False
-        )
+        try:
+            ids = lm.tokenizer.apply_chat_template(
+                turns, add_generation_prompt=True, tokenize=True, return_dict=False
+            )
+        except Exception as error:  # a template is a program of the model's authors
+            raise RewardJaxError(
+                f"{where} does not go through the chat template of {lm.source!r}:"
+                f" {type(error).__name__}: {error}; decode without chat"
+            ) from error
     else:
         ids = encode_text(lm, prompt, where)
     if not ids:

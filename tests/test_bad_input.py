@@ -292,6 +292,26 @@ CASES = {
     + [
         ("guided", [*PROMPT, "--lm", "model"], {"model/config.json": "{"}, "config.json: not read"),
         ("guided", [*STEER, "rm"], {"rm/config.json": "{"}, "rm/config.json is damaged"),
+        ("guided", [*STEER, "rm"], {"rm/config.json": '{"format": 9}'}, "format 9; expected form"),
+        ("guided", [*STEER, "rm"], {"rm/config.json": '{"format": 1}'}, "missing key 'reward_mo"),
+        (
+            "guided",
+            [*STEER, "rm"],
+            {"rm/config.json": '{"format": 1, "reward_model": {"layer": "x"}}'},
+            "reward_model.layer: got 'x', expected a valid integer",
+        ),
+        (
+            "guided",
+            [*PROMPT, "--lm", "model", "--chat"],
+            {"model/chat_template.jinja": "{% for %}"},
+            "does not go through the chat template of 'model': TemplateSyntaxError",
+        ),
+        (
+            "train",
+            [*DATA, "--lm", "model"],
+            {"model/config.json": '{"model_type": "t5", "architectures": {}}'},
+            "architecture 't5' (model_type 't5') is not supported",
+        ),
         ("train", [*DATA, "--lm", "model"], {"model/tokenizer.json": "{"}, "no usable tokenizer"),
         (
             "evaluate",

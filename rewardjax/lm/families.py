@@ -33,9 +33,10 @@ def config_from_hf(values: Mapping[str, Any]) -> LMConfig:
     """See `LMConfig.from_hf`."""
     kind = values.get("model_type")
     if kind not in SUPPORTED:
-        named = values.get("architectures") or [kind]
+        named = values.get("architectures")
+        name = named[0] if isinstance(named, list) and named else kind
         raise RewardJaxError(
-            f"architecture {named[0]!r} (model_type {kind!r}) is not supported: "
+            f"architecture {name!r} (model_type {kind!r}) is not supported: "
             f"expected one of {', '.join(SUPPORTED)}"
         )
     if values.get("quantization_config"):

@@ -42,9 +42,11 @@ def tokenizer_from_directory(path: Path) -> Any:
         return AutoTokenizer.from_pretrained(
             str(path), local_files_only=True, trust_remote_code=False
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
+    except Exception as error:  # its files are parsed in many places, each with errors of its own
         reason = " ".join(str(error).split())[:200]
-        raise RewardJaxError(f"{path}: no usable tokenizer: {reason}") from None
+        raise RewardJaxError(
+            f"{path}: no usable tokenizer: {type(error).__name__}: {reason}; get its files again"
+        ) from error
 
 
 def tokenizer_from_gguf(gguf: Any) -> Any:
