@@ -29,6 +29,7 @@ HUGE = 2**62
 COMMANDS = {
     "guided": "decode guided --lm {lm} --out new.jsonl --max-new-tokens 4",
     "train": "train reward-model --lm {lm} --run-dir run",
+    "quickstart": "quickstart --out quick",
     "evaluate": "evaluate --scorers vader --out new.json",
 }
 PROMPT = ["--prompt", "I"]
@@ -268,6 +269,7 @@ CASES = {
             {},
             "num_layers is 0; expected 1 to 3",
         ),
+        ("quickstart", ["--seed", "-1"], {}, "seed is -1; expected"),
         ("evaluate", ["rows.jsonl", "--level", "95"], {}, "level between 0 and 1"),
         ("evaluate", ["rows.jsonl", "--seed", "-1"], {}, "a seed of at least 0"),
         ("evaluate", ["rows.jsonl", "--resamples", "9999999999"], {}, "1 to 1000000 resamples"),

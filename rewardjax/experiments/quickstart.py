@@ -183,6 +183,8 @@ def _check(config: QuickstartConfig) -> None:
         if getattr(config, name) < smallest:
             got = getattr(config, name)
             raise RewardJaxError(f"{name} is {got}; expected at least {smallest}")
+    if not 0 <= config.seed < 2**32:
+        raise RewardJaxError(f"seed is {config.seed}; expected an integer in 0 .. 2^32 - 1")
     if config.num_prompts > len(PROMPTS):
         raise RewardJaxError(f"num_prompts is {config.num_prompts}; there are {len(PROMPTS)}")
     if not 0 < config.beta <= 1e6:

@@ -9,10 +9,10 @@ import sys
 
 import numpy as np
 import pytest
-from rewardjax.decode.rows_file import RowsFile
 
 import rewardjax as rj
 from rewardjax.cli import main as cli
+from rewardjax.decode.rows_file import RowsFile
 from rewardjax.rewards import RewardModelConfig
 from tests.trained import save_random
 

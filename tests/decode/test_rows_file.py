@@ -5,8 +5,8 @@ import json
 import os
 
 import pytest
-from rewardjax.decode.rows_file import RowsFile
 
+from rewardjax.decode.rows_file import RowsFile
 from rewardjax.errors import RewardJaxError
 
 SETTINGS = {"seed": 0, "stop": ["x"], "lm": "tiny"}
