@@ -141,7 +141,7 @@ def test_sigterm_saves_and_exits_143(config_file, tmp_path):
         assert time.monotonic() < deadline
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
-    out, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=60)
     assert process.returncode == 143, err
     assert err == ""
     last = json.loads(log.read_text().splitlines()[-1])["step"]
