@@ -38,3 +38,4 @@ def test_the_commands_and_files_it_names_exist():
         assert any(tuple(command.split()[: len(words)]) == words for words in COMMANDS), command
     for name in re.findall(r"(?:configs|docs)/[\w./-]+\w", README):
         assert (ROOT / name).is_file(), name
+    assert not re.search(r"\b[A-Z]+_[A-Z]+\b", README)  # a placeholder left in
