@@ -103,9 +103,9 @@ def test_disk_full_is_one_line(command, capsys):
 
 
 def test_permission_denied_is_one_line(command, capsys):
-    command(raising(PermissionError(errno.EACCES, "Permission denied", "/root/x")))
+    command(raising(PermissionError(errno.EACCES, "Permission denied", "/nowhere/x")))
     assert cli.main(["quickstart"]) == 2
-    assert "Permission denied: '/root/x'" in one_line(capsys)
+    assert "Permission denied: '/nowhere/x'" in one_line(capsys)
 
 
 def test_interrupt_and_sigterm_statuses(command, capsys):
