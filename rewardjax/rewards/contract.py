@@ -38,7 +38,7 @@ class RewardModelConfig:
     """Which parametrization of the reward matrix, on which hidden states."""
 
     parametrization: str = "arm"
-    """name in `rewardjax.rewards.PARAMETRIZATIONS`: arm, rad"""
+    """name in `rewardjax.rewards.PARAMETRIZATIONS`: arm, arm_rank, arm_factors, mlp, rad"""
     backbone: Literal["base", "own"] = "base"
     """base: the frozen LM's own hidden states; own: a second transformer that trains"""
     layer: int = -1
@@ -49,6 +49,14 @@ class RewardModelConfig:
     """own: keep only the first n layers of those weights; unset: all"""
     outputs: int = 1
     """number of attributes A that are scored at once; decoding uses the first"""
+    rank: int | None = None
+    """arm_rank, arm_factors, mlp: r, the number of products of prefix and token; unset elsewhere"""
+    baseline: bool = True
+    """arm, arm_rank, arm_factors, mlp: add <w, h(x)>, the same for every token; RAD has none"""
+    lora_rank: int = 0
+    """own: freeze the backbone and train adapters of this rank in its layers; 0: train all of it"""
+    lora_alpha: float = 16.0
+    """own: an adapter's product is scaled by lora_alpha / lora_rank"""
 
 
 @dataclass(frozen=True)
@@ -144,6 +152,56 @@ class RewardModel(ABC):
             f"parametrization {self.config.parametrization!r} has no prefix baseline to regularise"
             " towards; set objective.prior_weight to 0"
         )
+
+    def position_rewards(
+        self,
+        params: RewardParams,
+        tokens: Int[Array, "B T"],
+        lengths: Int[Array, "B"],
+        hidden: Hidden,
+        candidates: Int[Array, "B T C"],
+    ) -> Float[Array, "B T C A"]:
+        """Rewards (raw, float32) of C tokens at each position: entry t, c is R[x_<t, candidates].
+
+        With `tokens[..., None]` as candidates these are the `token_rewards`. Positions before
+        `first_scored` have no score (0), those behind a text's end hold anything.
+
+        This default reads every prefix of its own: slow and obvious, the oracle of the overrides.
+        """
+
+        def at(t: Array) -> Array:
+            read = jnp.full_like(lengths, t)
+            width = candidates.shape[2]
+            cache = self.prefill(
+                params, tokens, read, hidden, max_new_tokens=0, num_candidates=width
+            )
+            last = {layer: h[:, jnp.maximum(t - 1, 0)] for layer, h in hidden.items()}
+            return self.candidate_rewards(params, cache, last, candidates[:, t])[0]
+
+        scored = jnp.moveaxis(jax.lax.map(at, jnp.arange(tokens.shape[1])), 0, 1)
+        return scored.at[:, : self.first_scored].set(0.0)
+
+    def position_rewards_and_prior(
+        self,
+        params: RewardParams,
+        tokens: Int[Array, "B T"],
+        lengths: Int[Array, "B"],
+        hidden: Hidden,
+        candidates: Int[Array, "B T C"],
+        random_tokens: Int[Array, "B T"],
+    ) -> tuple[Float[Array, "B T C A"], Float[Array, "B T A"]]:
+        """`position_rewards`, and the token-specific part of the reward at unrelated tokens."""
+        raise RewardJaxError(
+            f"parametrization {self.config.parametrization!r} has no prefix baseline to regularise"
+            " towards; set objective.prior_weight to 0"
+        )
+
+    def merge(self, params: RewardParams) -> tuple[RewardModel, RewardParams]:
+        """The same function without adapters: LoRA's products added to the weights they adapt.
+
+        Decoding with the result pays nothing for LoRA. Without LoRA: what was given.
+        """
+        return self, params
 
     def rows(
         self,

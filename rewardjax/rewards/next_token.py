@@ -103,8 +103,7 @@ class NextTokenModel(RewardModel):
         lengths: Int[Array, "B"],
         hidden: Hidden,
     ) -> Float[Array, "B T A"]:
-        h = self._prefix_states(params, tokens, lengths, hidden)
-        return self._score(self.score, params, h, tokens[..., None])[..., 0, :]
+        return self.position_rewards(params, tokens, lengths, hidden, tokens[..., None])[..., 0, :]
 
     def token_rewards_and_prior(
         self,
@@ -114,10 +113,40 @@ class NextTokenModel(RewardModel):
         hidden: Hidden,
         random_tokens: Int[Array, "B T"],
     ) -> tuple[Float[Array, "B T A"], Float[Array, "B T A"]]:
+        rewards, deltas = self.position_rewards_and_prior(
+            params, tokens, lengths, hidden, tokens[..., None], random_tokens
+        )
+        return rewards[..., 0, :], deltas
+
+    def position_rewards(
+        self,
+        params: RewardParams,
+        tokens: Int[Array, "B T"],
+        lengths: Int[Array, "B"],
+        hidden: Hidden,
+        candidates: Int[Array, "B T C"],
+    ) -> Float[Array, "B T C A"]:
+        """As the contract says; the prefixes are read once, for all candidates."""
         h = self._prefix_states(params, tokens, lengths, hidden)
-        rewards = self._score(self.score, params, h, tokens[..., None])[..., 0, :]
-        deltas = self._score(self.delta, params, h, random_tokens[..., None])[..., 0, :]
-        return rewards, deltas
+        return self._scored(self.score, params, h, candidates)
+
+    def position_rewards_and_prior(
+        self,
+        params: RewardParams,
+        tokens: Int[Array, "B T"],
+        lengths: Int[Array, "B"],
+        hidden: Hidden,
+        candidates: Int[Array, "B T C"],
+        random_tokens: Int[Array, "B T"],
+    ) -> tuple[Float[Array, "B T C A"], Float[Array, "B T A"]]:
+        h = self._prefix_states(params, tokens, lengths, hidden)
+        rewards = self._scored(self.score, params, h, candidates)
+        deltas = self._scored(self.delta, params, h, random_tokens[..., None])
+        return rewards, deltas[..., 0, :]
+
+    def _scored(self, score, params: RewardParams, h: Array, tokens: Array) -> Array:
+        """`_score` at every position of a text, 0 where nothing has been read."""
+        return self._score(score, params, h, tokens).at[:, : self.first_scored].set(0.0)
 
     def _prefix_states(
         self, params: RewardParams, tokens: Array, lengths: Array, hidden: Hidden
