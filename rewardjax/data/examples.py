@@ -1,4 +1,4 @@
-"""Labelled texts: the settings that say where they are, and what training gets from them."""
+"""Labelled texts in memory: rows parsed and checked, subsets and splits by seed."""
 
 from __future__ import annotations
 
@@ -6,70 +6,14 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, Int
 
 from rewardjax.data.lines import half_surrogate
+from rewardjax.data.settings import DataConfig, check, label_numbers, settle, span
 from rewardjax.errors import RewardJaxError, short
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    """Labelled texts, and how to read them."""
-
-    path: str | None = None
-    """A local file: .jsonl, .csv, .tsv (each also as .gz) or .parquet."""
-    hub: str | None = None
-    """Instead of path: a dataset's id on the Hugging Face hub, `owner/name`."""
-    hub_config: str | None = None
-    """The hub dataset's configuration, where it has several."""
-    hub_split: str = "train"
-    """The hub dataset's split."""
-    hub_revision: str | None = None
-    """The hub dataset's commit, tag or branch."""
-    format: Literal["auto", "jsonl", "csv", "tsv", "parquet"] = "auto"
-    """The file's format; auto goes by its name."""
-    header: bool = True
-    """CSV and TSV: the first line names the columns. Without one they are named 1, 2, 3 …"""
-    text: str = "text"
-    """Column of the text; `a.b` looks inside nested JSON."""
-    labels: tuple[str, ...] = ("label",)
-    """Columns of the labels, one for each output of the reward model."""
-    label_min: float = 0.0
-    """The label that becomes 0."""
-    label_max: float = 1.0
-    """The label that becomes 1."""
-    held_out: float = 0.1
-    """Share of the texts kept for evaluation, drawn by the seed."""
-    on_bad_row: Literal["stop", "skip"] = "stop"
-    """stop: a bad row ends the run with file, line and reason; skip: bad rows are counted."""
-    max_length: int | None = None
-    """Cut texts to this many tokens. Unset: a text longer than the LM's context is a bad row."""
-    max_examples: int | None = None
-    """Use this many of the texts, drawn by the seed. Unset: all."""
-
-
-def check(config: DataConfig) -> None:
-    """Refuse settings that cannot mean anything.
-
-    Raises:
-      RewardJaxError: naming the field.
-    """
-    if not config.labels:
-        raise RewardJaxError("data.labels is empty; name at least one column")
-    if not -math.inf < config.label_min < config.label_max < math.inf:
-        raise RewardJaxError(
-            f"data.label_min is {config.label_min} and data.label_max {config.label_max}; "
-            "expected label_min < label_max, both finite"
-        )
-    if not 0 <= config.held_out < 1:
-        raise RewardJaxError(f"data.held_out is {config.held_out}; expected 0 <= held_out < 1")
-    for name in ("max_length", "max_examples"):
-        value = getattr(config, name)
-        if value is not None and value < 1:
-            raise RewardJaxError(f"data.{name} is {value}; expected at least 1")
 
 
 class BadRow(Exception):
@@ -112,7 +56,13 @@ def _column(row: dict[str, Any], name: str) -> Any:
     return value
 
 
-def _number(value: Any, name: str) -> float:
+def _number(value: Any, name: str, numbers: dict[str, float]) -> float:
+    if numbers:
+        key = str(value).lower() if isinstance(value, bool) else str(value)
+        if key in numbers:
+            return numbers[key]
+        expected = ", ".join(map(repr, numbers))
+        raise BadRow(f"label {name!r} is {short(value)}; expected one of {expected} (label_map)")
     if isinstance(value, str | int | float | np.number):
         try:
             return float(value)
@@ -121,13 +71,29 @@ def _number(value: Any, name: str) -> float:
     raise BadRow(f"label {name!r} is {short(value)}; expected a number")
 
 
-def parse_row(row: dict[str, Any], config: DataConfig) -> tuple[str, tuple[float, ...]]:
-    """The text and the labels, scaled to [0, 1], of one row.
+def _is_empty(value: Any) -> bool:
+    return value is None or (isinstance(value, str) and not value.strip()) or value != value
+
+
+def parse_row(
+    row: dict[str, Any], config: DataConfig, numbers: dict[str, float] | None = None
+) -> tuple[str, tuple[float, ...]] | None:
+    """The text and the labels, scaled to [0, 1], of one row; None for a row to leave out.
+
+    Args:
+      config: settled settings.
+      numbers: `label_numbers(config)`, where it is at hand.
 
     Raises:
       BadRow: with the reason.
     """
-    text = _column(row, config.text)
+    numbers = label_numbers(config) if numbers is None else numbers
+    low, high = span(config)
+    text = _column(row, str(config.text))
+    constant = config.constant_label
+    values = [constant if constant is not None else _column(row, name) for name in config.labels]
+    if config.drop_empty and any(map(_is_empty, (text, *values))):
+        return None
     if not isinstance(text, str):
         raise BadRow(f"text {config.text!r} is {short(text)}; expected text")
     if not text.strip():
@@ -135,15 +101,15 @@ def parse_row(row: dict[str, Any], config: DataConfig) -> tuple[str, tuple[float
     if half_surrogate(text):
         raise BadRow(f"text {config.text!r} holds half a surrogate pair: not valid Unicode")
     labels = []
-    for name in config.labels:
-        value = _number(_column(row, name), name)
-        if not config.label_min <= value <= config.label_max:  # false for NaN as well
+    for name, found in zip(config.labels, values, strict=True):
+        value = _number(found, name, numbers)
+        if not low <= value <= high:  # false for NaN as well
             what = "not a number" if math.isnan(value) else f"{value:g}"
             raise BadRow(
-                f"label {name!r} is {what}; expected {config.label_min:g} to {config.label_max:g} "
+                f"label {name!r} is {what}; expected {low:g} to {high:g} "
                 "(data.label_min, data.label_max)"
             )
-        labels.append((value - config.label_min) / (config.label_max - config.label_min))
+        labels.append((value - low) / (high - low))
     return text, tuple(labels)
 
 
@@ -159,14 +125,14 @@ def collect(
     Raises:
       RewardJaxError: at the first bad row (unless `on_bad_row: skip`), or when none is left.
     """
-    check(config)
+    check(config, need_labels=False)  # a caller that needs them has asked for them
     texts: list[str] = []
     labels: list[tuple[float, ...]] = []
     ids: list[str] = []
     skipped: list[str] = []
     for where, read in rows:
         try:
-            text, values = parse_row(read(), config)
+            parsed = parse_row(read(), config, numbers)
         except BadRow as reason:
             if config.on_bad_row == "stop":
                 raise RewardJaxError(
@@ -174,8 +140,10 @@ def collect(
                 ) from None
             skipped.append(f"{where}: {reason}")
             continue
-        texts.append(text)
-        labels.append(values)
+        if parsed is None:
+            continue
+        texts.append(parsed[0])
+        labels.append(parsed[1])
         ids.append(where)
     if not texts:
         why = f"; all {len(skipped)} rows are bad, first: {skipped[0]}" if skipped else ""
@@ -190,6 +158,8 @@ def from_memory(texts: Sequence[Any], labels: Any, config: DataConfig) -> Exampl
     Raises:
       RewardJaxError: lengths that differ, or a bad row, named `texts[i]`.
     """
+    # Texts and labels are at hand: of a preset only the number of labels and their range count.
+    config = settle(dataclasses.replace(config, path="", text="text"))
     try:
         array = np.asarray(labels)
     except ValueError as error:
@@ -202,7 +172,6 @@ def from_memory(texts: Sequence[Any], labels: Any, config: DataConfig) -> Exampl
             f"[{len(texts)}, {len(config.labels)}] for {len(texts)} texts and "
             f"data.labels={list(config.labels)}"
         )
-    config = dataclasses.replace(config, text="text")
 
     def row(i: int) -> Callable[[], dict[str, Any]]:
         values = dict(zip(config.labels, array[i].tolist(), strict=True))

@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from rewardjax.data.examples import BadRow, DataConfig, Examples, check, collect
+from rewardjax.data.examples import BadRow, Examples, collect
 from rewardjax.data.lines import check_file, json_object, read_lines
+from rewardjax.data.settings import DataConfig, check, settle
 from rewardjax.errors import RewardJaxError, nearest
 
 Row = tuple[str, Callable[[], dict[str, Any]]]
@@ -26,10 +27,11 @@ def read_examples(config: DataConfig) -> Examples:
     Raises:
       RewardJaxError: missing, empty, binary or broken file; missing column; a bad row.
     """
-    check(config)
+    check(config, need_labels=False)
     if (config.path is None) == (config.hub is None):
         raise RewardJaxError(
-            "data needs exactly one of data.path (a local file) and data.hub (a dataset id)"
+            "data needs exactly one of data.path (a local file) and data.hub (a dataset id), or "
+            "data.dataset (a known name)"
         )
     if config.hub is not None:
         return collect(_hub_rows(config), config, f"dataset {config.hub!r}")
@@ -111,7 +113,10 @@ def _table_rows(path: Path, config: DataConfig, *, tabs: bool) -> Iterator[Row]:
 
 
 def _check_columns(path: Path, names: list[str], config: DataConfig) -> None:
-    for name in (config.text, *config.labels):
+    wanted = [str(config.text)]
+    if config.constant_label is None:
+        wanted += config.labels
+    for name in wanted:
         if name not in names:
             kind = "the header names" if config.header else "without a header they are"
             raise RewardJaxError(
