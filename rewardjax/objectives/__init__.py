@@ -1,6 +1,19 @@
 """Training objectives: pure functions of model outputs and labels."""
 
 from rewardjax.objectives.cumulative import cumulative_bce, cumulative_mse, prefix_weights
+from rewardjax.objectives.distillation import (
+    delta_distillation,
+    distillation,
+    scored_positions,
+)
 from rewardjax.objectives.prior import prior_penalty
 
-__all__ = ["cumulative_bce", "cumulative_mse", "prefix_weights", "prior_penalty"]
+__all__ = [
+    "cumulative_bce",
+    "cumulative_mse",
+    "delta_distillation",
+    "distillation",
+    "prefix_weights",
+    "prior_penalty",
+    "scored_positions",
+]
