@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import rewardjax as rj
-from rewardjax.decoding.loop import run
+from rewardjax.decoding import runner
+from rewardjax.decoding.loop import prefill, run
 from rewardjax.export import load_reward_model
 from rewardjax.rewards import RewardModelConfig
 from tests.trained import save_random
@@ -94,6 +95,18 @@ def test_the_text_is_the_same_whatever_the_batch(tiny_lm, reward_model):
     # fewer samples are the first of many
     few = ids(rj.generate(tiny_lm, PROMPTS, **{**settings, "num_samples": 1}, batch_size=3))
     assert few == [samples[:1] for samples in reference]
+
+
+def test_a_prompt_is_read_once_for_all_its_samples(tiny_lm, monkeypatch):
+    read = []
+
+    def counted(*args, **kwargs):
+        read.append(args[3].shape[0])
+        return prefill(*args, **kwargs)
+
+    monkeypatch.setattr(runner, "prefill", counted)
+    rj.generate(tiny_lm, [*PROMPTS, PROMPTS[0]], num_samples=3, max_new_tokens=2, batch_size=9)
+    assert read == [4, 2]  # rows 0-8: three prompts, padded to four; rows 9-14: two
 
 
 def test_equal_prompts_differ_and_seeds_matter(tiny_lm):

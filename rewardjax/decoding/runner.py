@@ -1,7 +1,8 @@
 """Requests -> fixed-shape batches -> finished rows, in the order they came.
 
 Token ids in, token ids out. Prompts are padded to one of a few bucket lengths, so each
-(batch, bucket) compiles once. What a row draws depends on its own keys alone.
+(batch, bucket) compiles once; a prompt that several rows of a batch continue is read once. What a
+row draws depends on its own keys alone.
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Bool, Int, Key
 
 from rewardjax.decoding.loop import Program, prefill, run
-from rewardjax.decoding.state import DecodeState, Settings, row_keys
+from rewardjax.decoding.state import DecodeState, Settings, gather, row_keys
 from rewardjax.errors import RewardJaxError
 from rewardjax.rewards import RewardParams
 
@@ -148,34 +151,55 @@ def _start(
     sampling: SamplingConfig,
     batch_size: int,
 ) -> DecodeState:
-    length = bucket(max(len(request.token_ids) for request in requests))
-    tokens = np.full((batch_size, length), program.pad_id, np.int32)
-    lengths = np.ones(batch_size, np.int32)
+    prompts: dict[tuple[int, ...], int] = {}  # distinct prompts: samples of one share its prefill
+    rows = np.zeros(batch_size, np.int32)
     for row, request in enumerate(requests):
-        tokens[row, : len(request.token_ids)] = request.token_ids
-        lengths[row] = len(request.token_ids)
+        rows[row] = prompts.setdefault(tuple(request.token_ids), len(prompts))
+    count = min(batch_size, 1 << (len(prompts) - 1).bit_length())
+    tokens = np.full((count, bucket(max(map(len, prompts)))), program.pad_id, np.int32)
+    lengths = np.ones(count, np.int32)
+    for token_ids, place in prompts.items():
+        tokens[place, : len(token_ids)] = token_ids
+        lengths[place] = len(token_ids)
+    read = prefill(
+        program,
+        lm_params,
+        reward_params,
+        jnp.asarray(tokens),
+        jnp.asarray(lengths),
+        row_keys(sampling.seed, jnp.zeros(count, jnp.uint32), jnp.zeros(count, jnp.uint32)),
+        _settings(sampling, count),
+        done=jnp.zeros(count, bool),
+        row_limit=jnp.full(count, sampling.max_new_tokens, jnp.int32),
+        max_new_tokens=sampling.max_new_tokens,
+    )
     indices = np.zeros((2, batch_size), np.uint32)
     indices[:, : len(requests)] = np.array([request[1:] for request in requests]).T
-    fill = lambda value, dtype: jnp.full(batch_size, value, dtype)  # noqa: E731
-    settings = Settings(
+    return _spread(
+        read,
+        jnp.asarray(rows),
+        row_keys(sampling.seed, jnp.asarray(indices[0]), jnp.asarray(indices[1])),
+        jnp.arange(batch_size) >= len(requests),
+    )
+
+
+def _settings(sampling: SamplingConfig, batch: int) -> Settings:
+    fill = lambda value, dtype: jnp.full(batch, value, dtype)  # noqa: E731
+    return Settings(
         beta=fill(sampling.beta, jnp.float32),
         top_k=fill(sampling.top_k, jnp.int32),
         top_p=fill(sampling.top_p, jnp.float32),
         temperature=fill(sampling.temperature, jnp.float32),
         invert=fill(sampling.invert, jnp.bool_),
     )
-    return prefill(
-        program,
-        lm_params,
-        reward_params,
-        jnp.asarray(tokens),
-        jnp.asarray(lengths),
-        row_keys(sampling.seed, jnp.asarray(indices[0]), jnp.asarray(indices[1])),
-        settings,
-        done=jnp.arange(batch_size) >= len(requests),
-        row_limit=fill(sampling.max_new_tokens, jnp.int32),
-        max_new_tokens=sampling.max_new_tokens,
-    )
+
+
+@jax.jit
+def _spread(
+    read: DecodeState, rows: Int[Array, "B"], keys: Key[Array, "B"], done: Bool[Array, "B"]
+) -> DecodeState:
+    """Rows of a batch from the prompts they continue, each with its own key."""
+    return dataclasses.replace(gather(read, rows), keys=keys, done=done)
 
 
 def _apply_stops(

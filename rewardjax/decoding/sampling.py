@@ -13,8 +13,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
-CAPACITIES = (1, 32, 128)
-"""Static numbers of candidates; above them the whole vocabulary. k itself is traced."""
+CAPACITIES = (1, 10, 20, 50, 128)
+"""Static numbers of candidates; above them the whole vocabulary. k itself is traced.
+
+RAD pays for the capacity, not for k: the field's usual numbers of candidates have one of their own.
+"""
 
 
 class Candidates(NamedTuple):
