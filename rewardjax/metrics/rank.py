@@ -60,8 +60,8 @@ def spectrum(
     factor = np.zeros((0, rows), dtype)
     for _, part in _blocks(matrix, block, means, dtype):
         stacked = np.concatenate([factor, part.T])
-        (factor,) = scipy.linalg.qr(stacked, mode="r", overwrite_a=True, check_finite=False)
-        factor = factor[: min(rows, len(stacked))]
+        factor = scipy.linalg.qr(stacked, mode="r", overwrite_a=True, check_finite=False)[0]
+        factor = np.asarray(factor)[: min(rows, len(stacked))]
     return _singular_values(factor)
 
 
