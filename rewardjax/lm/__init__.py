@@ -2,7 +2,7 @@
 
 from rewardjax.lm.cache import KVCache
 from rewardjax.lm.config import LMConfig
-from rewardjax.lm.decoder import causal_mask, forward, output_embedding, unembed
+from rewardjax.lm.decoder import causal_mask, forward, output_embedding, read, unembed
 from rewardjax.lm.model import LM, OpenedLM
 from rewardjax.lm.params import first_layers, init_params, stack_layers, unstack_layers
 
@@ -31,6 +31,7 @@ __all__ = [
     "load_lm",
     "open_lm",
     "output_embedding",
+    "read",
     "stack_layers",
     "unembed",
     "unstack_layers",

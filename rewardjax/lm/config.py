@@ -43,9 +43,19 @@ class LMConfig:
     """A query looks at this many latest positions, itself included."""
     sliding_layers: tuple[int, ...] | None = None
     """Layers that use the window; None means all of them."""
+    query_pre_attn_scalar: float | None = None
+    """Attention scores are divided by its square root; None means `head_dim`."""
+    rope_local_theta: float | None = None
+    """RoPE base, without scaling, of the layers that use the window (Gemma 3); None: as all."""
     norm: str = "rms"
     """`rms` (RMSNorm) or `layer` (LayerNorm with bias)."""
     norm_eps: float = 1e-5
+    norm_offset: bool = False
+    """RMSNorm multiplies by 1 + scale in place of scale (Gemma)."""
+    post_norms: bool = False
+    """What attention and MLP give is normed too before it is added (Gemma 3)."""
+    scale_embeddings: bool = False
+    """Embeddings times sqrt(hidden_size) rounded to their dtype (Gemma)."""
     activation: str = "silu"
     """`silu`, `gelu` (exact), `gelu_tanh` or `relu`."""
     learned_positions: bool = False
@@ -91,7 +101,7 @@ class LMConfig:
 
     @classmethod
     def from_gguf(cls, gguf: Any) -> LMConfig:
-        """From an opened `lm.gguf_file.GGUFFile` (llama or gpt2 architecture)."""
+        """From an opened `lm.gguf_file.GGUFFile` (llama, gpt2 or gemma3 architecture)."""
         from rewardjax.lm.families import config_from_gguf
 
         return config_from_gguf(gguf)

@@ -1,4 +1,4 @@
-"""One decoder-only transformer for GPT-2, Llama, Mistral, Qwen2 and Qwen3.
+"""One decoder-only transformer for GPT-2, Llama, Mistral, Qwen2, Qwen3 and Gemma 3.
 
 `Decoder` is a Flax NNX module and defines names, shapes and initialisation. At run time only pure
 functions are used: `forward(config, params, …)` merges a parameter tree into the module while
@@ -18,102 +18,11 @@ from jaxtyping import Array, Bool, Float, Int
 
 from rewardjax.lm.cache import KVCache
 from rewardjax.lm.config import LMConfig
-from rewardjax.lm.rope import cos_sin, rotate
+from rewardjax.lm.layers import Layer, linear, norm
+from rewardjax.lm.rope import cos_sin
 
 Params = dict[str, Any]
 Part = Callable[[LMConfig, nnx.Rngs], nnx.Module]
-
-ACTIVATIONS = {
-    "silu": jax.nn.silu,
-    "gelu": functools.partial(jax.nn.gelu, approximate=False),
-    "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),
-    "relu": jax.nn.relu,
-}
-
-
-def _linear(features_in: int, features_out: int, bias: bool, rngs: nnx.Rngs) -> nnx.Linear:
-    init = nnx.initializers.normal(0.02)
-    return nnx.Linear(features_in, features_out, use_bias=bias, kernel_init=init, rngs=rngs)
-
-
-def _norm(config: LMConfig, features: int, rngs: nnx.Rngs) -> nnx.RMSNorm | nnx.LayerNorm:
-    # dtype float32: statistics and scaling in float32 whatever the weights' dtype.
-    kind = nnx.RMSNorm if config.norm == "rms" else nnx.LayerNorm
-    return kind(
-        features, epsilon=config.norm_eps, dtype=jnp.float32, use_fast_variance=False, rngs=rngs
-    )
-
-
-class Attention(nnx.Module):
-    """Grouped-query attention over the tokens themselves or over a cache."""
-
-    def __init__(self, config: LMConfig, rngs: nnx.Rngs):
-        d, n, k, h = (
-            config.hidden_size,
-            config.num_attention_heads,
-            config.num_key_value_heads,
-            config.head_dim,
-        )
-        self.head_dim = h
-        self.q_proj = _linear(d, n * h, config.attention_bias, rngs)
-        self.k_proj = _linear(d, k * h, config.attention_bias, rngs)
-        self.v_proj = _linear(d, k * h, config.attention_bias, rngs)
-        self.o_proj = _linear(n * h, d, config.attention_out_bias, rngs)
-        self.qk_norm = config.qk_norm
-        if config.qk_norm:
-            self.q_norm = _norm(config, h, rngs)
-            self.k_norm = _norm(config, h, rngs)
-
-    def __call__(self, x, rope, mask, store):
-        """x [B,T,D], mask bool[B,T,S]; `store(k, v)` puts new keys and values where they belong
-        and returns all that may be looked at, [B,S,K,H] each."""
-        batch, time = x.shape[:2]
-        q, k, v = (
-            proj(x).reshape(batch, time, -1, self.head_dim)
-            for proj in (self.q_proj, self.k_proj, self.v_proj)
-        )
-        if self.qk_norm:
-            q, k = self.q_norm(q).astype(x.dtype), self.k_norm(k).astype(x.dtype)
-        if rope is not None:
-            q, k = rotate(q, *rope), rotate(k, *rope)
-        k, v = store(k, v)
-        out = jax.nn.dot_product_attention(
-            q, k.astype(q.dtype), v.astype(q.dtype), mask=mask[:, None]
-        )
-        return self.o_proj(out.reshape(batch, time, -1))
-
-
-class MLP(nnx.Module):
-    """Feed-forward block, gated (Llama) or plain (GPT-2)."""
-
-    def __init__(self, config: LMConfig, rngs: nnx.Rngs):
-        d, f, bias = config.hidden_size, config.intermediate_size, config.mlp_bias
-        self.activation = config.activation
-        self.gated = config.mlp_gated
-        if config.mlp_gated:
-            self.gate_proj = _linear(d, f, bias, rngs)
-        self.up_proj = _linear(d, f, bias, rngs)
-        self.down_proj = _linear(f, d, bias, rngs)
-
-    def __call__(self, x):
-        act = ACTIVATIONS[self.activation]
-        if self.gated:
-            return self.down_proj(act(self.gate_proj(x)) * self.up_proj(x))
-        return self.down_proj(act(self.up_proj(x)))
-
-
-class Layer(nnx.Module):
-    """Pre-norm transformer layer: x + attention(norm(x)), then x + mlp(norm(x))."""
-
-    def __init__(self, config: LMConfig, rngs: nnx.Rngs):
-        self.input_layernorm = _norm(config, config.hidden_size, rngs)
-        self.self_attn = Attention(config, rngs)
-        self.post_attention_layernorm = _norm(config, config.hidden_size, rngs)
-        self.mlp = MLP(config, rngs)
-
-    def __call__(self, x, rope, mask, store):
-        x = x + self.self_attn(self.input_layernorm(x).astype(x.dtype), rope, mask, store)
-        return x + self.mlp(self.post_attention_layernorm(x).astype(x.dtype))
 
 
 class Decoder(nnx.Module):
@@ -128,9 +37,9 @@ class Decoder(nnx.Module):
             self.embed_positions = embed(config.max_position_embeddings, embedding_init=init)
         layers = range(config.num_hidden_layers)
         self.layers = nnx.Dict({str(i): Layer(config, rngs) for i in layers})
-        self.norm = _norm(config, config.hidden_size, rngs)
+        self.norm = norm(config, config.hidden_size, rngs)
         if not config.tie_word_embeddings:
-            self.lm_head = _linear(config.hidden_size, config.vocab_size, False, rngs)
+            self.lm_head = linear(config.hidden_size, config.vocab_size, False, rngs)
 
 
 @functools.lru_cache(maxsize=64)
@@ -144,13 +53,20 @@ def _apply(config: LMConfig, part: Part, params: Params) -> Any:
 
 
 def _final_norm(config: LMConfig, rngs: nnx.Rngs) -> nnx.Module:
-    return _norm(config, config.hidden_size, rngs)
+    return norm(config, config.hidden_size, rngs)
 
 
 def _narrow(mask, positions, window: int):
     """Hide keys that lie `window` or more positions behind the query (key slot = position)."""
     slots = jnp.arange(mask.shape[-1])
     return mask & (slots > positions[:, :, None] - window)
+
+
+def _view(config: LMConfig, positions, mask, windowed: bool):
+    """(rotation, mask) of the layers that have the sliding window, or of those that have not."""
+    rope = None if config.learned_positions else cos_sin(config, positions, windowed)
+    window = config.sliding_window if windowed else None
+    return rope, mask if window is None else _narrow(mask, positions, window)
 
 
 def forward(
@@ -190,22 +106,41 @@ def forward(
     last = depth if cache is not None else max(wanted, default=0)
 
     x = jnp.take(params["embed_tokens"]["embedding"], tokens, axis=0, mode="clip")
-    rope = None
+    if config.scale_embeddings:
+        x = x * jnp.asarray(config.hidden_size**0.5, x.dtype)
     if config.learned_positions:
         x = x + jnp.take(params["embed_positions"]["embedding"], positions, axis=0, mode="clip")
-    else:
-        rope = cos_sin(config, positions)
-    window = config.sliding_window
-    masks = (mask, mask if window is None else _narrow(mask, positions, window))
+    views = (_view(config, positions, mask, False), _view(config, positions, mask, True))
     slots = positions if slots is None else slots
     run = _run_scanned if config.scan_layers else _run_unrolled
-    hidden, x, cache = run(config, params["layers"], x, rope, masks, cache, slots, wanted, last)
+    hidden, x, cache = run(config, params["layers"], x, views, cache, slots, wanted, last)
     if depth in wanted:
         hidden[depth] = _apply(config, _final_norm, params["norm"])(x).astype(x.dtype)
     return hidden, cache
 
 
-def _run_unrolled(config, layers, x, rope, masks, cache, slots, wanted, last):
+def read(
+    config: LMConfig,
+    params: Params,
+    tokens: Int[Array, "B T"],
+    lengths: Int[Array, " B"],
+    capture: Iterable[int] | None = None,
+) -> dict[int, Array]:
+    """Hidden states of right-padded texts, each read from its beginning without a cache.
+
+    Args:
+      lengths: each in 1..T; states at padded positions mean nothing.
+      capture: as `forward` takes it; None: the final states alone, {L: [B, T, D]}.
+
+    Pure, like `forward`; the result is its `hidden`.
+    """
+    capture = (config.num_hidden_layers,) if capture is None else capture
+    positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
+    mask = causal_mask(lengths, tokens.shape[1])
+    return forward(config, params, tokens, positions, mask, capture=capture)[0]
+
+
+def _run_unrolled(config, layers, x, views, cache, slots, wanted, last):
     hidden = {0: x} if 0 in wanted else {}
     rows = jnp.arange(x.shape[0])[:, None]
     keys, values = ([], []) if cache is None else (list(cache.keys), list(cache.values))
@@ -218,14 +153,14 @@ def _run_unrolled(config, layers, x, rope, masks, cache, slots, wanted, last):
             values[i] = values[i].at[rows, slots].set(v.astype(values[i].dtype), mode="drop")
             return keys[i], values[i]
 
-        mask = masks[config.window(i) is not None]
+        rope, mask = views[config.window(i) is not None]
         x = _apply(config, Layer, layers[str(i)])(x, rope, mask, store)
         if i + 1 in wanted and i + 1 < config.num_hidden_layers:
             hidden[i + 1] = x
     return hidden, x, None if cache is None else KVCache(tuple(keys), tuple(values))
 
 
-def _run_scanned(config, layers, x, rope, masks, cache, slots, wanted, last):
+def _run_scanned(config, layers, x, views, cache, slots, wanted, last):
     depth = config.num_hidden_layers
     hidden = {0: x} if 0 in wanted else {}
     if last == 0:
@@ -253,9 +188,10 @@ def _run_scanned(config, layers, x, rope, masks, cache, slots, wanted, last):
             )
             return box[0].keys[layer], box[0].values[layer]
 
-        mask = masks[0]
+        rope, mask = views[0]
         if config.sliding_window is not None:
-            mask = jnp.where(windowed_here, masks[1], masks[0])
+            choose = functools.partial(jnp.where, windowed_here)
+            rope, mask = jax.tree.map(choose, views[1], views[0])
         x = _apply(config, Layer, params)(x, rope, mask, store)
         if inner:
             kept = kept.at[place_here].set(x, mode="drop")

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 from rewardjax.errors import RewardJaxError
+from rewardjax.lm import gemma3
 from rewardjax.lm.config import LMConfig, RopeScaling, freeze
 from rewardjax.lm.rope import ROPE_TYPES
 
-SUPPORTED = ("gpt2", "llama", "mistral", "qwen2", "qwen3")
-SUPPORTED_GGUF = ("gpt2", "llama")
+SUPPORTED = ("gpt2", "llama", "mistral", "qwen2", "qwen3", "gemma3_text")
+SUPPORTED_GGUF = ("gpt2", "llama", "gemma3")
 _ACTIVATIONS = {
     "silu": "silu",
     "swish": "silu",
@@ -32,6 +34,11 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
 def config_from_hf(values: Mapping[str, Any]) -> LMConfig:
     """See `LMConfig.from_hf`."""
     kind = values.get("model_type")
+    if kind == "gemma3":
+        raise RewardJaxError(
+            "model_type 'gemma3' is the multimodal Gemma 3, which is not supported: expected its "
+            "text model, gemma3_text (270M and 1B are such; save the language model alone)"
+        )
     if kind not in SUPPORTED:
         named = values.get("architectures")
         name = named[0] if isinstance(named, list) and named else kind
@@ -42,7 +49,7 @@ def config_from_hf(values: Mapping[str, Any]) -> LMConfig:
     if values.get("quantization_config"):
         raise RewardJaxError("quantised safetensors are not supported: use float weights or a GGUF")
     try:
-        config = _gpt2(values) if kind == "gpt2" else _llama_like(str(kind), values)
+        config = _READERS.get(str(kind), _llama_like)(values)
     except KeyError as error:
         raise RewardJaxError(f"config.json of a {kind} model lacks {error.args[0]!r}") from None
     except (TypeError, ValueError, ZeroDivisionError) as error:
@@ -88,8 +95,17 @@ _GPT2_SHAPE: dict[str, Any] = {
 }
 
 
-def _llama_like(kind: str, values: Mapping[str, Any]) -> LMConfig:
-    c = {**_DEFAULTS[kind], **values}
+def _gemma3(values: Mapping[str, Any]) -> LMConfig:
+    llama, fields = gemma3.llama_fields(values)
+    return dataclasses.replace(_llama_like(llama), **fields)
+
+
+_READERS = {"gpt2": _gpt2, "gemma3_text": _gemma3}
+
+
+def _llama_like(values: Mapping[str, Any]) -> LMConfig:
+    kind = values["model_type"]
+    c = {**_DEFAULTS.get(kind, {}), **values}
     d, heads, depth = int(c["hidden_size"]), int(c["num_attention_heads"]), c["num_hidden_layers"]
     window, sliding = _sliding(kind, c, int(depth))
     theta, scaling = _rope(c)
@@ -180,10 +196,11 @@ def config_from_gguf(gguf: Any) -> LMConfig:
     d, heads = get("embedding_length"), get("attention.head_count")
     embedding = gguf.shapes.get("token_embd.weight", (0,))
     tensors = gguf.shapes
+    readers = {"gpt2": _gguf_gpt2, "llama": _gguf_llama, "gemma3": _gguf_gemma3}
     try:
         head_dim = int(get("attention.key_length", d // heads))
         config = LMConfig(
-            model_type=arch,
+            model_type="gemma3_text" if arch == "gemma3" else arch,
             vocab_size=int(embedding[0]),
             hidden_size=int(d),
             intermediate_size=int(get("feed_forward_length")),
@@ -195,14 +212,14 @@ def config_from_gguf(gguf: Any) -> LMConfig:
             tie_word_embeddings="output.weight" not in tensors,
             bos_token_id=meta.get("tokenizer.ggml.bos_token_id"),
             eos_token_ids=_ids([meta.get(f"tokenizer.ggml.{n}_token_id") for n in ("eos", "eot")]),
-            **(_gguf_gpt2(get) if arch == "gpt2" else _gguf_llama(gguf, get, head_dim)),
+            **readers[arch](gguf, get, head_dim),
         )
     except (TypeError, ValueError, ZeroDivisionError) as error:
         raise RewardJaxError(f"{gguf.path}: bad GGUF metadata: {error}") from None
     return _checked(config)
 
 
-def _gguf_gpt2(get: Any) -> dict[str, Any]:
+def _gguf_gpt2(gguf: Any, get: Any, head_dim: int) -> dict[str, Any]:
     eps = float(get("attention.layer_norm_epsilon"))
     return {**_GPT2_SHAPE, "norm": "layer", "norm_eps": eps, "activation": "gelu_tanh"}
 
@@ -233,6 +250,13 @@ def _gguf_llama(gguf: Any, get: Any, head_dim: int) -> dict[str, Any]:
         "attention_out_bias": "blk.0.attn_output.bias" in gguf.shapes,
         "mlp_bias": "blk.0.ffn_up.bias" in gguf.shapes,
     }
+
+
+def _gguf_gemma3(gguf: Any, get: Any, head_dim: int) -> dict[str, Any]:
+    depth, heads = int(get("block_count")), int(get("attention.head_count"))
+    fields = gemma3.gguf_fields(get, depth, heads, int(get("embedding_length")), head_dim)
+    theta = float(get("rope.freq_base", gemma3.GLOBAL_THETA))
+    return {**_gguf_llama(gguf, get, head_dim), "rope_theta": theta, **fields}
 
 
 def _checked(config: LMConfig) -> LMConfig:

@@ -10,29 +10,31 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 from jaxtyping import Array, Float
 
 from rewardjax.errors import RewardJaxError
 from rewardjax.lm.config import LMConfig
-from rewardjax.lm.decoder import Params, causal_mask, forward, unembed
+from rewardjax.lm.decoder import Params, read, unembed
 from rewardjax.lm.params import unstack_layers
 
 FINGERPRINT_VALUES = 1024
 # What a computation does not depend on, or what is a decoding default rather than the model.
 _NOT_IDENTITY = ("scan_layers", "model_type", "bos_token_id", "eos_token_ids")
+# Fields that came after version 0.1.0: left out where unset, so that older fingerprints hold.
+_LATER = (
+    "query_pre_attn_scalar",
+    "rope_local_theta",
+    "norm_offset",
+    "post_norms",
+    "scale_embeddings",
+)
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _logits(config: LMConfig, params: Params, tokens, lengths):
-    batch, time = tokens.shape
-    positions = jnp.broadcast_to(jnp.arange(time), (batch, time))
-    mask = causal_mask(lengths, time)
-    depth = config.num_hidden_layers
-    hidden, _ = forward(config, params, tokens, positions, mask, capture=(depth,))
-    return unembed(config, params, hidden[depth])
+    return unembed(config, params, read(config, params, tokens, lengths)[config.num_hidden_layers])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,7 +123,11 @@ def check_tokens(config: LMConfig, token_ids: Any, lengths: Any) -> tuple[np.nda
 
 def fingerprint(config: LMConfig, params: Params) -> str:
     """See `LM.fingerprint`. Stacked and canonical trees of one model give the same string."""
-    described = {k: v for k, v in config.to_dict().items() if k not in _NOT_IDENTITY}
+    described = {
+        k: v
+        for k, v in config.to_dict().items()
+        if k not in _NOT_IDENTITY and (v or k not in _LATER)
+    }
     digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
     leaves = jax.tree_util.tree_leaves_with_path(unstack_layers(params))
     names = {".".join(str(part.key) for part in path): leaf for path, leaf in leaves}

@@ -60,7 +60,16 @@ _GGUF = {
     "mlp.gate_proj": "ffn_gate",
     "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
+    "self_attn.q_norm": "attn_q_norm",
+    "self_attn.k_norm": "attn_k_norm",
     "qkv": "attn_qkv",
+}
+# Gemma's four norms: what Llama calls post-attention stands before the MLP there.
+_GGUF_GEMMA = {
+    **_GGUF,
+    "post_attention_layernorm": "post_attention_norm",
+    "pre_feedforward_layernorm": "ffn_norm",
+    "post_feedforward_layernorm": "post_ffw_norm",
 }
 
 
@@ -78,17 +87,25 @@ def hf_plan(config: LMConfig) -> Plan:
 
 
 def gguf_plan(config: LMConfig) -> Plan:
-    """Names of llama.cpp's llama and gpt2 architectures."""
-    gpt2 = config.model_type == "gpt2"
+    """Names of llama.cpp's llama, gpt2 and gemma3 architectures."""
+    gpt2, gemma = config.model_type == "gpt2", config.model_type == "gemma3_text"
+    table = _GGUF_GEMMA if gemma else _GGUF
     plan: Plan = {}
     for path, shape in leaves(param_shapes(config)):
         restore: Convert = np.asarray
-        if not gpt2 and path[-2] in ("q_proj", "k_proj"):
+        if gemma and path[-1] == "scale":
+            restore = _minus_one
+        elif not (gpt2 or gemma) and path[-2] in ("q_proj", "k_proj"):
             query = path[-2] == "q_proj"
             heads = config.num_attention_heads if query else config.num_key_value_heads
             restore = partial(unpermute, heads=heads)
-        _place(plan, _GGUF, path, shape, path[-1] == "kernel", gpt2, restore)
+        _place(plan, table, path, shape, path[-1] == "kernel", gpt2, restore)
     return plan
+
+
+def _minus_one(w: np.ndarray) -> np.ndarray:
+    """llama.cpp stores Gemma's norm weights with the 1 that the model adds to them."""
+    return w - np.float32(1)
 
 
 def unpermute(w: np.ndarray, heads: int) -> np.ndarray:

@@ -14,16 +14,19 @@ from rewardjax.lm.config import LMConfig
 ROPE_TYPES = ("default", "linear", "llama3", "factors")
 
 
-def inverse_frequencies(config: LMConfig) -> np.ndarray:
-    """float32[H/2]: radians per position of each rotated pair.
+def inverse_frequencies(config: LMConfig, windowed: bool = False) -> np.ndarray:
+    """float32[H/2]: radians per position of each rotated pair, in layers with the window or not.
 
     `linear` divides every frequency by `factor`; `llama3` divides the long wavelengths only, with
     a smooth passage between (Llama 3.1's reference code); `factors` divides by a given vector (the
-    `rope_freqs` tensor of GGUF files). Raises RewardJaxError for other types.
+    `rope_freqs` tensor of GGUF files). Windowed layers with a base of their own (Gemma 3) are not
+    scaled. Raises RewardJaxError for other types.
     """
+    local = config.rope_local_theta if windowed else None
+    theta = config.rope_theta if local is None else local
     half = np.arange(0, config.head_dim, 2, dtype=np.float32) / np.float32(config.head_dim)
-    freq = (1.0 / np.float32(config.rope_theta) ** half).astype(np.float32)
-    scaling = dict(config.rope_scaling or ())
+    freq = (1.0 / np.float32(theta) ** half).astype(np.float32)
+    scaling = dict(config.rope_scaling or ()) if local is None else {}
     kind = scaling.get("rope_type", "default")
     if kind == "default":
         return freq
@@ -45,10 +48,10 @@ def inverse_frequencies(config: LMConfig) -> np.ndarray:
 
 
 def cos_sin(
-    config: LMConfig, positions: Int[Array, "B T"]
+    config: LMConfig, positions: Int[Array, "B T"], windowed: bool = False
 ) -> tuple[Float[Array, "B T 1 H"], Float[Array, "B T 1 H"]]:
     """float32 cosines and sines, each pair's angle in both halves (Hugging Face's layout)."""
-    angles = positions[..., None].astype(jnp.float32) * inverse_frequencies(config)
+    angles = positions[..., None].astype(jnp.float32) * inverse_frequencies(config, windowed)
     angles = jnp.concatenate([angles, angles], axis=-1)[:, :, None, :]
     return jnp.cos(angles), jnp.sin(angles)
 

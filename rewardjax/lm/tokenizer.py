@@ -31,7 +31,7 @@ _SPLITS = {
     "llama-bpe": (_LLAMA3,),
     "qwen2": (_QWEN2,),
 }
-_CONTROL, _USER_DEFINED = 3, 4
+_NORMAL, _CONTROL, _USER_DEFINED = 1, 3, 4
 
 
 def tokenizer_from_directory(path: Path) -> Any:
@@ -74,6 +74,8 @@ def tokenizer_from_gguf(gguf: Any) -> Any:
         )
     }
     try:
+        if gguf.metadata.get("general.architecture") == "gemma3" and kind == "llama":
+            meta = _as_gemma(meta)
         backend = _byte_level(gguf, meta) if kind == "gpt2" else _sentencepiece(meta, special)
         _add_special_tokens(backend, meta)
         tokenizer = PreTrainedTokenizerFast(
@@ -122,6 +124,29 @@ def _byte_level(gguf: Any, meta: dict[str, Any]) -> Any:
     return tokenizer
 
 
+def _as_gemma(meta: dict[str, Any]) -> dict[str, Any]:
+    """Gemma's SentencePiece metadata as `_sentencepiece` wants it.
+
+    Runs of spaces are stored as such, but the text that merges work on has ▁ for each space: they
+    become ordinary tokens of ▁. Merges follow the order of the tokens, which the scores of
+    user-defined ones (-1000) do not.
+    """
+    tokens, kinds = list(meta["tokens"]), list(meta.get("token_type") or ())
+    for i, token in enumerate(tokens):
+        if token and not token.strip(" "):
+            tokens[i] = "▁" * len(token)
+            if i < len(kinds):
+                kinds[i] = _NORMAL
+    scores = [-float(i) for i in range(len(tokens))]
+    return {
+        "add_space_prefix": False,
+        **meta,
+        "tokens": tokens,
+        "token_type": kinds,
+        "scores": scores,
+    }
+
+
 def _sentencepiece(meta: dict[str, Any], special: dict[str, str | None]) -> Any:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
@@ -167,8 +192,9 @@ def _add_special_tokens(tokenizer: Any, meta: dict[str, Any]) -> None:
     """Control and user-defined tokens are matched whole, before any splitting."""
     from tokenizers import AddedToken
 
-    for token, kind in zip(meta["tokens"], meta.get("token_type") or (), strict=False):
-        if kind == _CONTROL:
-            tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True)])
-        elif kind == _USER_DEFINED:
-            tokenizer.add_tokens([AddedToken(token, normalized=False, special=False)])
+    kinds = list(zip(meta["tokens"], meta.get("token_type") or (), strict=False))
+    control = [AddedToken(t, normalized=False, special=True) for t, k in kinds if k == _CONTROL]
+    user = [AddedToken(t, normalized=False, special=False) for t, k in kinds if k == _USER_DEFINED]
+    # All at once: each call builds the matcher of all added tokens anew.
+    tokenizer.add_special_tokens(control)
+    tokenizer.add_tokens(user)

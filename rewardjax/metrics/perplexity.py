@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int
 
 from rewardjax.errors import RewardJaxError
 from rewardjax.lm.config import LMConfig
-from rewardjax.lm.decoder import causal_mask, forward, unembed
+from rewardjax.lm.decoder import read, unembed
 
 SHORTEST_BUCKET = 16
 
@@ -28,12 +28,7 @@ TokenIds = Sequence[int] | np.ndarray
 def _hidden(
     config: LMConfig, params: Any, tokens: Int[Array, "B T"], lengths: Int[Array, " B"]
 ) -> Float[Array, "B T D"]:
-    batch, time = tokens.shape
-    positions = jnp.broadcast_to(jnp.arange(time), (batch, time))
-    mask = causal_mask(lengths, time)
-    depth = config.num_hidden_layers
-    hidden, _ = forward(config, params, tokens, positions, mask, capture=(depth,))
-    return hidden[depth]
+    return read(config, params, tokens, lengths)[config.num_hidden_layers]
 
 
 @functools.partial(jax.jit, static_argnames=("config", "chunk"))

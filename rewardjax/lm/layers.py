@@ -1,0 +1,137 @@
+"""The parts of a decoder layer: norms, attention, feed-forward block, and the layer itself."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from rewardjax.lm.config import LMConfig
+from rewardjax.lm.rope import rotate
+
+ACTIVATIONS = {
+    "silu": jax.nn.silu,
+    "gelu": functools.partial(jax.nn.gelu, approximate=False),
+    "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),
+    "relu": jax.nn.relu,
+}
+
+
+def linear(features_in: int, features_out: int, bias: bool, rngs: nnx.Rngs) -> nnx.Linear:
+    init = nnx.initializers.normal(0.02)
+    return nnx.Linear(features_in, features_out, use_bias=bias, kernel_init=init, rngs=rngs)
+
+
+class OffsetRMSNorm(nnx.Module):
+    """x / rms(x) * (1 + scale), in float32 (Gemma; 1 + scale would lose digits in bfloat16)."""
+
+    def __init__(self, features: int, epsilon: float):
+        self.scale = nnx.Param(jnp.zeros(features))
+        self.epsilon = epsilon
+
+    def __call__(self, x):
+        x = x.astype(jnp.float32)
+        variance = jnp.mean(jnp.square(x), axis=-1, keepdims=True)
+        scale = 1.0 + self.scale[...].astype(jnp.float32)
+        return x * jax.lax.rsqrt(variance + self.epsilon) * scale
+
+
+def norm(
+    config: LMConfig, features: int, rngs: nnx.Rngs
+) -> nnx.RMSNorm | nnx.LayerNorm | OffsetRMSNorm:
+    """The config's kind of norm; it gives float32 whatever the weights' and the input's dtype."""
+    if config.norm_offset:
+        return OffsetRMSNorm(features, config.norm_eps)
+    kind = nnx.RMSNorm if config.norm == "rms" else nnx.LayerNorm
+    return kind(
+        features, epsilon=config.norm_eps, dtype=jnp.float32, use_fast_variance=False, rngs=rngs
+    )
+
+
+class Attention(nnx.Module):
+    """Grouped-query attention over the tokens themselves or over a cache."""
+
+    def __init__(self, config: LMConfig, rngs: nnx.Rngs):
+        d, n, k, h = (
+            config.hidden_size,
+            config.num_attention_heads,
+            config.num_key_value_heads,
+            config.head_dim,
+        )
+        self.head_dim = h
+        self.scale = (config.query_pre_attn_scalar or h) ** -0.5
+        self.q_proj = linear(d, n * h, config.attention_bias, rngs)
+        self.k_proj = linear(d, k * h, config.attention_bias, rngs)
+        self.v_proj = linear(d, k * h, config.attention_bias, rngs)
+        self.o_proj = linear(n * h, d, config.attention_out_bias, rngs)
+        self.qk_norm = config.qk_norm
+        if config.qk_norm:
+            self.q_norm = norm(config, h, rngs)
+            self.k_norm = norm(config, h, rngs)
+
+    def __call__(self, x, rope, mask, store):
+        """x [B,T,D], mask bool[B,T,S]; `store(k, v)` puts new keys and values where they belong
+        and returns all that may be looked at, [B,S,K,H] each."""
+        batch, time = x.shape[:2]
+        q, k, v = (
+            proj(x).reshape(batch, time, -1, self.head_dim)
+            for proj in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        if self.qk_norm:
+            q, k = self.q_norm(q).astype(x.dtype), self.k_norm(k).astype(x.dtype)
+        if rope is not None:
+            q, k = rotate(q, *rope), rotate(k, *rope)
+        k, v = store(k, v)
+        out = jax.nn.dot_product_attention(
+            q, k.astype(q.dtype), v.astype(q.dtype), mask=mask[:, None], scale=self.scale
+        )
+        return self.o_proj(out.reshape(batch, time, -1))
+
+
+class MLP(nnx.Module):
+    """Feed-forward block, gated (Llama) or plain (GPT-2)."""
+
+    def __init__(self, config: LMConfig, rngs: nnx.Rngs):
+        d, f, bias = config.hidden_size, config.intermediate_size, config.mlp_bias
+        self.activation = config.activation
+        self.gated = config.mlp_gated
+        if config.mlp_gated:
+            self.gate_proj = linear(d, f, bias, rngs)
+        self.up_proj = linear(d, f, bias, rngs)
+        self.down_proj = linear(f, d, bias, rngs)
+
+    def __call__(self, x):
+        act = ACTIVATIONS[self.activation]
+        if self.gated:
+            return self.down_proj(act(self.gate_proj(x)) * self.up_proj(x))
+        return self.down_proj(act(self.up_proj(x)))
+
+
+class Layer(nnx.Module):
+    """Pre-norm transformer layer: x + attention(norm(x)), then x + mlp(norm(x)).
+
+    With `config.post_norms`, what attention and MLP give is normed too before it is added. Names
+    are Hugging Face's, where `post_attention_layernorm` stands before the MLP in the first form
+    and after the attention in the second.
+    """
+
+    def __init__(self, config: LMConfig, rngs: nnx.Rngs):
+        self.post_norms = config.post_norms
+        self.input_layernorm = norm(config, config.hidden_size, rngs)
+        self.self_attn = Attention(config, rngs)
+        self.post_attention_layernorm = norm(config, config.hidden_size, rngs)
+        if config.post_norms:
+            self.pre_feedforward_layernorm = norm(config, config.hidden_size, rngs)
+            self.post_feedforward_layernorm = norm(config, config.hidden_size, rngs)
+        self.mlp = MLP(config, rngs)
+
+    def __call__(self, x, rope, mask, store):
+        attended = self.self_attn(self.input_layernorm(x).astype(x.dtype), rope, mask, store)
+        if not self.post_norms:
+            x = x + attended
+            return x + self.mlp(self.post_attention_layernorm(x).astype(x.dtype))
+        x = x + self.post_attention_layernorm(attended).astype(x.dtype)
+        fed = self.mlp(self.pre_feedforward_layernorm(x).astype(x.dtype))
+        return x + self.post_feedforward_layernorm(fed).astype(x.dtype)
