@@ -52,13 +52,13 @@ def spectrum(
     """
     _check(matrix)
     rows, columns = matrix.shape
-    block = block or max(2 * rows, 1024)
-    means = _row_means(matrix, block) if center_rows else None
+    width = max(2 * rows, 1024) if block is None else block
+    means = _row_means(matrix, width) if center_rows else None
     if rows >= columns:  # tall: a QR of the columns would not make it smaller
         whole = next(_blocks(matrix, columns, means, dtype))[1]
         return _singular_values(whole)
     factor = np.zeros((0, rows), dtype)
-    for _, part in _blocks(matrix, block, means, dtype):
+    for _, part in _blocks(matrix, width, means, dtype):
         stacked = np.concatenate([factor, part.T])
         factor = scipy.linalg.qr(stacked, mode="r", overwrite_a=True, check_finite=False)[0]
         factor = np.asarray(factor)[: min(rows, len(stacked))]
