@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float32, Int
 
 from rewardjax.data.lines import half_surrogate
-from rewardjax.data.settings import DataConfig, check, label_numbers, settle, span
+from rewardjax.data.settings import DataConfig, check, fill, label_numbers, span
 from rewardjax.errors import RewardJaxError, short
 
 
@@ -81,7 +81,7 @@ def parse_row(
     """The text and the labels, scaled to [0, 1], of one row; None for a row to leave out.
 
     Args:
-      config: settled settings.
+      config: filled settings.
       numbers: `label_numbers(config)`, where it is at hand.
 
     Raises:
@@ -91,7 +91,8 @@ def parse_row(
     low, high = span(config)
     text = _column(row, str(config.text))
     constant = config.constant_label
-    values = [constant if constant is not None else _column(row, name) for name in config.labels]
+    names = config.labels
+    values = [constant if constant is not None else _column(row, name) for name in names]
     if config.drop_empty and any(map(_is_empty, (text, *values))):
         return None
     if not isinstance(text, str):
@@ -101,7 +102,7 @@ def parse_row(
     if half_surrogate(text):
         raise BadRow(f"text {config.text!r} holds half a surrogate pair: not valid Unicode")
     labels = []
-    for name, found in zip(config.labels, values, strict=True):
+    for name, found in zip(names, values, strict=True):
         value = _number(found, name, numbers)
         if not low <= value <= high:  # false for NaN as well
             what = "not a number" if math.isnan(value) else f"{value:g}"
@@ -125,7 +126,9 @@ def collect(
     Raises:
       RewardJaxError: at the first bad row (unless `on_bad_row: skip`), or when none is left.
     """
-    check(config, need_labels=False)  # a caller that needs them has asked for them
+    config = fill(config)
+    check(config)
+    numbers = label_numbers(config)
     texts: list[str] = []
     labels: list[tuple[float, ...]] = []
     ids: list[str] = []
@@ -159,22 +162,23 @@ def from_memory(texts: Sequence[Any], labels: Any, config: DataConfig) -> Exampl
       RewardJaxError: lengths that differ, or a bad row, named `texts[i]`.
     """
     # Texts and labels are at hand: of a preset only the number of labels and their range count.
-    config = settle(dataclasses.replace(config, path="", text="text"))
+    config = fill(dataclasses.replace(config, text="text"))
+    names = config.labels
     try:
         array = np.asarray(labels)
     except ValueError as error:
         raise RewardJaxError(f"labels are no rectangle of numbers: {error}") from None
     if array.ndim == 1:
         array = array[:, None]
-    if array.ndim != 2 or len(array) != len(texts) or array.shape[1] != len(config.labels):
+    if array.ndim != 2 or len(array) != len(texts) or array.shape[1] != len(names):
         raise RewardJaxError(
             f"labels have the shape {np.shape(labels)}; expected [{len(texts)}] or "
-            f"[{len(texts)}, {len(config.labels)}] for {len(texts)} texts and "
-            f"data.labels={list(config.labels)}"
+            f"[{len(texts)}, {len(names)}] for {len(texts)} texts and "
+            f"data.labels={list(names)}"
         )
 
     def row(i: int) -> Callable[[], dict[str, Any]]:
-        values = dict(zip(config.labels, array[i].tolist(), strict=True))
+        values = dict(zip(names, array[i].tolist(), strict=True))
         return lambda: {**values, "text": texts[i]}
 
     return collect(((f"texts[{i}]", row(i)) for i in range(len(texts))), config, "texts")

@@ -27,7 +27,8 @@ def read_examples(config: DataConfig) -> Examples:
     Raises:
       RewardJaxError: missing, empty, binary or broken file; missing column; a bad row.
     """
-    check(config, need_labels=False)
+    config = settle(config)
+    check(config)
     if (config.path is None) == (config.hub is None):
         raise RewardJaxError(
             "data needs exactly one of data.path (a local file) and data.hub (a dataset id), or "

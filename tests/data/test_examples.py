@@ -33,7 +33,13 @@ def test_bad_texts_in_memory(texts, labels, expected):
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"labels": ()}, "data.labels is empty"),
+        ({"dataset": "sst3"}, "data.dataset is 'sst3'; expected one of .*did you mean 'sst2'"),
+        ({"label_map": ("Toxic",)}, "data.label_map holds 'Toxic'; expected VALUE=NUMBER"),
+        ({"label_map": ("a=1", "a=0")}, "'a=0'; expected VALUE=NUMBER, each value once"),
+        ({"label_map": ("a=x",)}, "'a=x'; expected VALUE=NUMBER"),
+        ({"label_map": ("a=2",)}, "makes 'a' 2; expected 0 to 1"),
+        ({"constant_label": -1.0}, "data.constant_label is -1.0; expected 0 to 1"),
+        ({"constant_label": 1.0, "label_map": ("a=1",)}, "exclude each other"),
         ({"label_min": 1.0}, "label_min < label_max"),
         ({"label_max": float("nan")}, "label_min < label_max"),
         ({"held_out": 1.0}, "0 <= held_out < 1"),
