@@ -18,6 +18,7 @@ from rewardjax import config as settings_file
 from rewardjax import progress
 from rewardjax.checkpoint import Checkpoints
 from rewardjax.data.batches import Batch, ordered_batches, training_batches
+from rewardjax.data.settings import fill
 from rewardjax.errors import RewardJaxError
 from rewardjax.export import TrainedRewardModel, save_reward_model
 from rewardjax.lm import LM
@@ -69,6 +70,8 @@ def train(
       KeyboardInterrupt, SystemExit(143): Ctrl-C or SIGTERM, after a checkpoint was written.
     """
     settings.check(config)
+    # config.yaml says what was read, even where a later version knows the data set otherwise.
+    config = dataclasses.replace(config, data=fill(config.data))
     if (texts is None) != (labels is None):
         raise RewardJaxError("train needs texts and labels together, or neither of them")
     if lm is not None:
