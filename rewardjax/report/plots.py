@@ -23,7 +23,10 @@ from rewardjax.metrics.bootstrap import Interval
 # Stand-in colour → (CSS variable, fallback). Series: Okabe and Ito's colours, which people with
 # any common colour vision tell apart; markers and dashes differ too.
 _INK, _FAINT, _GRID = "#010203", "#040506", "#070809"
-_SERIES = ("#0a0b0c", "#0d0e0f", "#101112", "#131415")
+_SERIES = (
+    *("#0a0b0c", "#0d0e0f", "#101112", "#131415"),
+    *("#161718", "#191a1b", "#1c1d1e", "#1f2021"),
+)
 _CSS = {
     _INK: "var(--ink, #1b1f24)",
     _FAINT: "var(--faint, #59636e)",
@@ -32,9 +35,16 @@ _CSS = {
     _SERIES[1]: "var(--series-2, #d55e00)",
     _SERIES[2]: "var(--series-3, #009e73)",
     _SERIES[3]: "var(--series-4, #a8578c)",
+    _SERIES[4]: "var(--series-5, #a67c00)",
+    _SERIES[5]: "var(--series-6, #3d9bd9)",
+    _SERIES[6]: "var(--series-7, #6e6e6e)",
+    _SERIES[7]: "var(--series-8, #7a3b12)",
 }
-_MARKERS = ("o", "s", "^", "D")
-_DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)), "-.")
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+_DASHES: tuple[Any, ...] = (
+    *("-", (0, (5, 2)), (0, (1, 1.5)), "-."),
+    *((0, (8, 2)), (0, (3, 1, 1, 1, 1, 1)), (0, (2, 2)), (0, (6, 1, 1, 1))),
+)
 
 _STYLE: Any = {
     "svg.fonttype": "none",
@@ -130,7 +140,7 @@ def curves(
     y_label: str = "",
     prefix: str = "curve",
 ) -> str:
-    """Lines such as training and held-out loss: name → (x values, y values), at most four.
+    """Lines such as training and held-out loss: name → (x values, y values), at most eight.
 
     A noisy line (over 60 points) is drawn faint with its running mean on top.
     """

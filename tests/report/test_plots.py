@@ -90,5 +90,7 @@ def test_curves():
     )
     assert {"training", "held-out", "step", "squared error", "loss <per text>"} <= set(words(svg))
     assert "opacity: 0.28" in svg  # the raw noisy line, faint
-    with pytest.raises(ValueError, match="at most 4"):
-        curves({str(i): ([0.0], [0.0]) for i in range(5)}, title="too many")
+    eight = curves({str(i): ([0.0, 1.0], [0.0, i]) for i in range(8)}, title="eight")
+    assert all(eight.count(f"var(--series-{i + 1},") >= 2 for i in range(8))  # line and marker
+    with pytest.raises(ValueError, match="at most 8"):
+        curves({str(i): ([0.0], [0.0]) for i in range(9)}, title="too many")
