@@ -35,6 +35,8 @@ class EvaluateConfig:
     perplexity_lm: str | None = None
     """Language model for perplexity: an alias, a folder, a .gguf file or a hub id. None: no
     perplexity. Choose one that did not write the texts."""
+    perplexity_samples: int | None = None
+    """Continuations per prompt, drawn by the seed, that it reads; None: all of them."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of that model."""
     out: str | None = None
@@ -63,6 +65,10 @@ def main(argv: list[str]) -> int:
         raise RewardJaxError("a file is named twice; name each file once")
     if config.batch_tokens < 1:
         raise RewardJaxError(f"--batch-tokens is {config.batch_tokens}; expected at least 1")
+    if config.perplexity_samples is not None and config.perplexity_samples < 1:
+        raise RewardJaxError(
+            f"--perplexity-samples is {config.perplexity_samples}; expected at least 1"
+        )
     if config.out not in (None, "-"):
         check_writable(config.out)
     # Checks the three.
@@ -85,6 +91,7 @@ def main(argv: list[str]) -> int:
                 part,
                 scorers,
                 lm=lm,
+                perplexity_samples=config.perplexity_samples,
                 level=config.level,
                 resamples=config.resamples,
                 seed=config.seed,

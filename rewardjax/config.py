@@ -172,6 +172,13 @@ def _build(cls: type[T], values: Any, root: type, prefix: str, where: str) -> T:
 
 
 def _leaf(kind: Any, value: Any, name: str, where: str) -> Any:
+    item = typing.get_args(kind)[0] if typing.get_origin(kind) is tuple else None
+    if dataclasses.is_dataclass(item) and isinstance(value, list):  # a list of settings
+        inner = typing.cast(type, item)
+        return tuple(
+            from_dict(inner, part, source=f"{where}{name}, entry {i}")
+            for i, part in enumerate(value, 1)
+        )
     # JSON in strict mode is YAML's notion of types: lists fit tuples, text never fits numbers.
     try:
         text = json.dumps(value)

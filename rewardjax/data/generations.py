@@ -33,6 +33,7 @@ class Row:
     token_ids: list[int] | None = None
     rewards: list[list[float]] | None = None
     kl: list[float] | None = None
+    clipped_share: float | None = None
 
 
 def read_rows(path: str | Path) -> list[Row]:
@@ -112,6 +113,11 @@ def _check(value: dict[str, Any], where: str) -> Row:
         raise RewardJaxError(
             f"{where}: kl is {short(kl)}; expected a list of finite numbers, one per token"
         )
+    clipped = value.get("clipped_share")
+    if clipped is not None and not (_numbers([clipped]) and 0 <= clipped <= 1):
+        raise RewardJaxError(
+            f"{where}: clipped_share is {short(clipped)}; expected a number from 0 to 1"
+        )
     return Row(
         prompt=value["prompt"],
         text=value["text"],
@@ -120,6 +126,7 @@ def _check(value: dict[str, Any], where: str) -> Row:
         token_ids=token_ids,
         rewards=None if rewards is None else [[float(x) for x in token] for token in rewards],
         kl=None if kl is None else [float(x) for x in kl],
+        clipped_share=None if clipped is None else float(clipped),
     )
 
 

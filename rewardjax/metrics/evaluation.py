@@ -32,6 +32,10 @@ class Metric:
     version: str
     interval: Interval
     left_out: dict[str, int] = dataclasses.field(default_factory=dict)
+    per_prompt: tuple[np.ndarray, np.ndarray | None] | None = dataclasses.field(
+        default=None, repr=False, compare=False
+    )
+    """value and weight of each prompt, in the order of their indices (weight None: all alike)"""
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready; NaN becomes None."""
@@ -56,6 +60,7 @@ def evaluate(
     *,
     lm: Any = None,
     perplexity_name: str = "perplexity",
+    perplexity_samples: int | None = None,
     level: float = 0.95,
     resamples: int = 2000,
     seed: int = 0,
@@ -69,6 +74,7 @@ def evaluate(
       scorers: judges of the texts.
       lm: language model (`lm.model.LM`) for perplexity; None leaves it out.
       perplexity_name: what to call it, such as "self-perplexity" when `lm` wrote the texts.
+      perplexity_samples: continuations per prompt, drawn by `seed`, that the LM reads; None: all.
       progress: called with the number of texts the LM has just read.
 
     Raises:
@@ -78,16 +84,18 @@ def evaluate(
         raise RewardJaxError("no rows to evaluate; expected at least one continuation")
     groups = group_by_prompt(rows)
 
-    def average(values: np.ndarray, weights: np.ndarray | None = None) -> Interval:
-        return bootstrap_mean(values, weights, level=level, resamples=resamples, seed=seed)
+    def measured(values: np.ndarray, weights: np.ndarray | None = None) -> dict[str, Any]:
+        interval = bootstrap_mean(values, weights, level=level, resamples=resamples, seed=seed)
+        return {"interval": interval, "per_prompt": (values, weights)}
 
     metrics: dict[str, Metric] = {}
     for scorer in scorers:
         for name, values in _judge(scorer, groups).items():
             key = f"{scorer.name}.{name.replace(' ', '_')}"
-            metrics[key] = Metric(name, scorer.name, scorer.version, average(values))
+            metrics[key] = Metric(name, scorer.name, scorer.version, **measured(values))
     if lm is not None:
-        values, left_out = _perplexity(lm, groups, batch_tokens, progress)
+        read = _drawn(groups, perplexity_samples, seed)
+        values, left_out = _perplexity(lm, read, batch_tokens, progress)
         weights = np.array([np.isfinite(row).sum() for row in values], np.float64)
         means = np.array(
             [
@@ -95,20 +103,19 @@ def evaluate(
                 for row, w in zip(values, weights, strict=True)
             ]
         )
-        shown = Metric(
+        metrics[perplexity_name] = Metric(
             perplexity_name,
             lm.source,
             f"fingerprint {lm.fingerprint[:12]}",
-            average(means, weights),
-            left_out,
+            left_out=left_out,
+            **measured(means, weights),
         )
-        metrics[perplexity_name] = shown
     own = ("rewardjax", f"rewardjax {version('rewardjax')}")
     texts = [[row.text for row in group] for group in groups]
     for order, values in enumerate(distinct_by_prompt(texts).T, 1):
-        metrics[f"dist-{order}"] = Metric(f"dist-{order}", *own, average(values))
+        metrics[f"dist-{order}"] = Metric(f"dist-{order}", *own, **measured(values))
     for key, name, (values, weights) in _from_the_loop(groups):
-        metrics[key] = Metric(name, *own, average(values, weights))
+        metrics[key] = Metric(name, *own, **measured(values, weights))
     return metrics
 
 
@@ -131,6 +138,17 @@ def _judge(scorer: Scorer, groups: list[list[Row]]) -> dict[str, np.ndarray]:
             "mean score": attributes.mean(scores),
         }
     return {"mean score": attributes.mean(scores)}
+
+
+def _drawn(groups: list[list[Row]], count: int | None, seed: int) -> list[list[Row]]:
+    """`count` of each prompt's samples, drawn by the seed and the prompt's index."""
+    if count is None:
+        return groups
+    drawn = []
+    for group in groups:
+        order = np.random.default_rng([seed, group[0].prompt_index]).permutation(len(group))
+        drawn.append([group[i] for i in sorted(order[:count])])
+    return drawn
 
 
 def _perplexity(
@@ -207,6 +225,9 @@ def _from_the_loop(
     if all(row.kl is not None for group in groups for row in group):
         kl = [[x for row in group for x in row.kl or ()] for group in groups]
         yield "kl", "KL per token", pooled(kl)
+    if max(outputs, default=0) and all(r.clipped_share is not None for g in groups for r in g):
+        shares = [[row.clipped_share or 0.0 for row in group] for group in groups]
+        yield "clipped", "clipped share of candidates", pooled(shares)
 
 
 def count_text(rows: list[Row]) -> str:

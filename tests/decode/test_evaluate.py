@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 
+import rewardjax as rj
 from rewardjax.cli import main as cli
 from rewardjax.data.generations import Row, group_by_prompt, read_rows
 from rewardjax.errors import RewardJaxError
@@ -335,3 +336,31 @@ def test_rows_of_two_reward_models():
         evaluate(rows, [])
     with pytest.raises(RewardJaxError, match="no rows"):
         evaluate([], [])
+
+
+def test_perplexity_of_some_samples_is_a_mean_over_those(tiny_lm):
+    """Two of three samples per prompt, the same two whatever else is asked."""
+    texts = [["a", "b", "c d e"], ["the film", "not", "I"]]
+    rows = [
+        Row("good film", text, i, j, clipped_share=0.25 * j)
+        for i, group in enumerate(texts)
+        for j, text in enumerate(group)
+    ]
+    some = evaluate(rows, [], lm=tiny_lm, perplexity_samples=2)["perplexity"]
+    values, weights = some.per_prompt
+    assert weights.tolist() == [2, 2]
+    for i, group in enumerate(texts):
+        each = rj.perplexity(tiny_lm, group, ["good film"] * 3)
+        pairs = [(each[a] + each[b]) / 2 for a, b in ((0, 1), (0, 2), (1, 2))]
+        assert min(abs(values[i] - pair) for pair in pairs) < 1e-3 * values[i]
+    every = evaluate(rows, [], lm=tiny_lm)["perplexity"]
+    assert every.per_prompt[1].tolist() == [3, 3]
+    assert every.interval.value != some.interval.value
+
+
+def test_clipped_share_is_averaged():
+    rows = [
+        Row("x", "y", 0, j, rewards=[[1.0]], clipped_share=share)
+        for j, share in enumerate((0.25, 0.75))
+    ]
+    assert evaluate(rows, [])["clipped"].interval.value == 0.5
