@@ -6,7 +6,9 @@ import dataclasses
 import hashlib
 import time
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+import tyro
 
 from rewardjax.config import parse, to_plain
 from rewardjax.data.prompts import PromptRow, read_prompts
@@ -30,6 +32,14 @@ class GuidedConfig:
     """file of prompts: .txt (a line each) or .jsonl, plain or .gz; - is standard input"""
     prompt_field: str = "prompt"
     """of a .jsonl: the prompt's field, dots for nesting (prompt.text)"""
+    where: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """of a .jsonl: only rows that compare so, such as 'prompt.toxicity>=0.5'; may be repeated"""
+    limit: int | None = None
+    """take so many of the prompts; unset: all"""
+    offset: int = 0
+    """leave out so many of them first"""
+    shuffle_seed: int | None = None
+    """draw them at random by this seed; unset: in the order of the file"""
     chat: bool = False
     """wrap each prompt in the tokenizer's chat template"""
     beta: float = 0.0
@@ -132,7 +142,19 @@ def _prompts(config: GuidedConfig) -> list[PromptRow]:
         got = "both" if config.prompt else "neither"
         raise RewardJaxError(f"expected either --prompt TEXT … or --prompts FILE, got {got}")
     if config.prompts is not None:
-        return read_prompts(config.prompts, config.prompt_field)
+        return read_prompts(
+            config.prompts,
+            config.prompt_field,
+            where=config.where,
+            limit=config.limit,
+            offset=config.offset,
+            shuffle_seed=config.shuffle_seed,
+        )
+    if config.where or (config.limit, config.offset, config.shuffle_seed) != (None, 0, None):
+        raise RewardJaxError(
+            "--where, --limit, --offset and --shuffle-seed choose among the rows of a file; "
+            "expected --prompts FILE with them"
+        )
     for text in config.prompt:
         if not text.strip():
             raise RewardJaxError(f"--prompt {short(text)} is empty; expected some text")

@@ -102,3 +102,84 @@ def test_a_missing_part_of_a_field_is_named(tmp_path):
     path = write(tmp_path / "p.jsonl", '{"prompt": {"text": "a"}}\n')
     with pytest.raises(RewardJaxError, match=r"no field 'prompt\.txt'; the row has text; did you"):
         read_prompts(path, "prompt.txt")
+
+
+SCORES = [0.9, 0.2, None, 0.5, 0.7, None, 0.6, 0.1, 0.8, 0.55]
+SCORED = "".join(
+    json.dumps({"prompt": {"text": f"p{i}", "toxicity": x}, "challenging": i == 4}) + "\n"
+    for i, x in enumerate(SCORES)
+)
+
+
+@pytest.fixture
+def scored(tmp_path):
+    return lambda **wanted: [
+        (row.text, row.index)
+        for row in read_prompts(write(tmp_path / "s.jsonl.gz", SCORED), "prompt.text", **wanted)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("where", "expected"),
+    [
+        (["prompt.toxicity>=0.5"], [0, 3, 4, 6, 8, 9]),
+        (["prompt.toxicity > .5"], [0, 4, 6, 8, 9]),
+        (["prompt.toxicity<0.5"], [1, 7]),
+        (["prompt.toxicity!=0.5"], [0, 1, 4, 6, 7, 8, 9]),  # null is not unequal either
+        (["prompt.toxicity>=0.5", "prompt.toxicity<=6e-1"], [3, 6, 9]),
+        (["challenging==1"], [4]),
+    ],
+)
+def test_rows_by_comparison_keep_their_index(scored, where, expected):
+    assert scored(where=where) == [(f"p{i}", i) for i in expected]
+
+
+def test_draws_of_one_seed_are_disjoint(scored):
+    toxic = ["prompt.toxicity>=0.5"]
+    development = scored(where=toxic, limit=2, shuffle_seed=0)
+    rest = scored(where=toxic, offset=2, limit=3, shuffle_seed=0)
+    last = scored(where=toxic, offset=5, shuffle_seed=0)
+    assert sorted(development + rest + last) == scored(where=toxic)
+    assert (len(development), len(rest), len(last)) == (2, 3, 1)
+    assert rest == sorted(rest, key=lambda row: row[1])  # in the order of the file
+    draws = {tuple(scored(where=toxic, limit=2, shuffle_seed=seed)) for seed in range(9)}
+    assert len(draws) > 3
+    assert scored(limit=3, offset=1) == [("p1", 1), ("p2", 2), ("p3", 3)]
+    assert len(scored(limit=99)) == 10
+
+
+def test_a_bad_row_that_is_left_out_does_not_matter(tmp_path):
+    lines = '{"prompt": "a", "n": 1}\n{"prompt": "", "n": 0}\n{"prompt": "c", "n": 2}\n'
+    path = write(tmp_path / "p.jsonl", lines)
+    assert [row.index for row in read_prompts(path, where=["n>0"])] == [0, 2]
+    with pytest.raises(RewardJaxError, match=r"p\.jsonl:2: empty prompt"):
+        read_prompts(path)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "expected"),
+    [
+        ({"where": ["toxicity"]}, "--where 'toxicity' is no comparison; expected FIELD OP NUMBER"),
+        ({"where": ["toxicity=0.5"]}, "is no comparison"),
+        ({"where": ["toxicity>=high"]}, "is no comparison"),
+        ({"where": [">=0.5"]}, "is no comparison"),
+        ({"where": ["prompt.toxcity>0"]}, "s.jsonl.gz:1: no field 'prompt.toxcity'; the row has "),
+        ({"where": ["prompt.text>0"]}, "s.jsonl.gz:1: prompt.text is 'p0'; expected a number"),
+        ({"where": ["prompt.toxicity>1"]}, "of 10 rows 0 meet --where"),
+        ({"offset": 10}, "of 10 rows 10 meet --where, and none is left after --offset 10"),
+        ({"limit": 0}, "--limit is 0"),
+        ({"offset": -1}, "--offset is -1"),
+        ({"shuffle_seed": -1}, "--shuffle-seed is -1"),
+    ],
+)
+def test_bad_choices(scored, wanted, expected):
+    with pytest.raises(RewardJaxError) as error:
+        scored(**wanted)
+    assert expected in str(error.value)
+
+
+def test_lines_have_no_fields(tmp_path):
+    path = write(tmp_path / "p.txt", LINES)
+    with pytest.raises(RewardJaxError, match=r"p\.txt: lines have no fields for --where"):
+        read_prompts(path, where=["x>0"])
+    assert [row.index for row in read_prompts(path, offset=2)] == [2]
