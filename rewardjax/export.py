@@ -49,7 +49,10 @@ class TrainedRewardModel:
     trainable: PyTree
 
     def bind(self, lm: LM) -> tuple[RewardModel, RewardParams]:
-        """The static model and its parameters on this LM.
+        """The static model and its parameters on this LM, ready for decoding.
+
+        LoRA adapters are merged into the weights (`RewardModel.merge`). A backbone of its own
+        runs in the LM's dtype; heads stay float32.
 
         Raises:
             RewardJaxError: another LM than the one it was trained for (both fingerprints named).
@@ -62,15 +65,17 @@ class TrainedRewardModel:
             )
         model = build(self.config, lm.config, self.transformer)
         self._check_tensors(model)
-        if model.reads_candidates:  # all of it trained: nothing to read from its source
-            return model, RewardParams(self.trainable, model.freeze({}))
-        _, weights, fingerprint = start(self.config, lm)
-        if fingerprint != self.backbone_fingerprint:
-            raise RewardJaxError(
-                f"the backbone's source {self.config.init!r} has fingerprint {fingerprint}, but"
-                f" this reward model was trained from {self.backbone_fingerprint}; restore it"
-            )
-        return model, RewardParams(self.trainable, model.freeze(weights))
+        frozen = {}
+        if not model.reads_candidates or self.config.lora_rank:  # else all of it trained
+            _, weights, fingerprint = start(self.config, lm)
+            if fingerprint != self.backbone_fingerprint:
+                raise RewardJaxError(
+                    f"the backbone's source {self.config.init!r} has fingerprint {fingerprint}, but"
+                    f" this reward model was trained from {self.backbone_fingerprint}; restore it"
+                )
+            frozen = model.freeze(weights)
+        model, params = model.merge(RewardParams(self.trainable, frozen))
+        return model, _in_dtype_of(lm, params)
 
     def _check_tensors(self, model: RewardModel) -> None:
         """Compares the saved tensors' names and shapes with what the config describes."""
@@ -85,6 +90,17 @@ class TrainedRewardModel:
                 f" first {wrong[0]!r}: got {got.get(wrong[0], 'none')}, expected"
                 f" {expected.get(wrong[0], 'none')}; train or copy the reward model again"
             )
+
+
+def _in_dtype_of(lm: LM, params: RewardParams) -> RewardParams:
+    dtype = lm.params["embed_tokens"]["embedding"].dtype
+
+    def cast(tree: PyTree) -> PyTree:
+        if "backbone" not in tree:
+            return tree
+        return {**tree, "backbone": jax.tree.map(lambda x: x.astype(dtype), tree["backbone"])}
+
+    return RewardParams(cast(params.trainable), cast(params.frozen))
 
 
 def context(lm: LM | OpenedLM, reward_model: TrainedRewardModel | None) -> int:

@@ -3,7 +3,7 @@
     r(v|x) = <w, h(x)> + <W h(x), e(v)>        W: A x D x D,  w: A x D,  no bias, no activation
 
 The first term is a baseline of the prefix, the second the token's deviation from it. As a matrix
-over (prefix, token) its rank is at most D.
+over (prefix, token) its rank is at most D, with and without the baseline.
 """
 
 from __future__ import annotations
@@ -14,26 +14,17 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from rewardjax.rewards.next_token import NextTokenModel
+from rewardjax.rewards.baseline import BaselineModel
 
 PyTree = Any
 
 
 @dataclass(frozen=True)
-class Arm(NextTokenModel):
-    """ARM with the prefix baseline. Starts at zero: an untrained head steers nothing."""
+class Arm(BaselineModel):
+    """ARM with a full D x D matrix. Starts at zero: an untrained head steers nothing."""
 
-    def init_head(self, key: Array, width: int) -> PyTree:
-        return {
-            "baseline": jnp.zeros((self.outputs, width)),
-            "projection": jnp.zeros((self.outputs, width, width)),
-        }
-
-    def score(
-        self, head: PyTree, h: Float[Array, "*N D"], e: Float[Array, "*N C D"]
-    ) -> Float[Array, "*N C A"]:
-        baseline = jnp.einsum("...d,ad->...a", h, head["baseline"])
-        return baseline[..., None, :] + self.delta(head, h, e)
+    def init_delta(self, key: Array, width: int) -> PyTree:
+        return {"projection": jnp.zeros((self.outputs, width, width))}
 
     def delta(
         self, head: PyTree, h: Float[Array, "*N D"], e: Float[Array, "*N C D"]

@@ -6,14 +6,18 @@ text is scored too: text position t is transformer position t + 1.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from rewardjax.lm import KVCache, LMConfig, causal_mask, forward
 
 PyTree = Any
+QUERIES = 256
+"""About how many candidates of a text `score_positions` reads at a time."""
 
 
 class PrefixCache(NamedTuple):
@@ -112,6 +116,60 @@ def keep(cache: PrefixCache, pending: KVCache, chosen: Int[Array, "B"]) -> Prefi
     """The cache after candidate `chosen[b]` of `score_candidates` joined the prefix."""
     kv = pending.copy_slot(cache.lengths + chosen, cache.lengths)
     return PrefixCache(kv, cache.lengths + 1)
+
+
+def score_positions(
+    config: LMConfig,
+    weights: PyTree,
+    tokens: Int[Array, "B T"],
+    candidates: Int[Array, "B T C"],
+    head: Callable[[Float[Array, "B N D"]], Float[Array, "B N A"]],
+) -> Float[Array, "B T C A"]:
+    """Reads C candidates at every position, each as one query: it sees BOS + x_<t and itself.
+
+    The text's keys and values are computed once. The queries of some positions at a time land in
+    the slots behind them, so a chunk's queries are a tree's leaves on one trunk. `head` reduces
+    each chunk's states at once. Under differentiation a chunk is computed again, not stored.
+    """
+    batch, time, width = candidates.shape
+    per_chunk = max(1, min(time, QUERIES // width))
+    chunks = -(-time // per_chunk)
+    candidates = jnp.pad(candidates, ((0, 0), (0, chunks * per_chunk - time), (0, 0)))
+    trunk = with_bos(config, tokens)[:, :time]  # no candidate comes after the last token
+    extra = per_chunk * width
+    kv = KVCache.empty(config, batch, time + extra, weights["embed_tokens"]["embedding"].dtype)
+    causal = causal_mask(jnp.full(batch, time), time)  # padding stands behind what is read
+    mask = jnp.pad(causal, ((0, 0), (0, 0), (0, extra)))
+    _, kv = forward(config, weights, trunk, _positions(trunk), mask, cache=kv)
+    top = config.num_hidden_layers
+    slots = time + jnp.arange(extra)
+    seen = jnp.arange(time + extra)
+
+    @jax.checkpoint
+    def chunk(start: Int[Array, ""]) -> Float[Array, "B N A"]:
+        ids = jax.lax.dynamic_slice_in_dim(candidates, start, per_chunk, 1).reshape(batch, -1)
+        at = jnp.repeat(start + jnp.arange(per_chunk), width)  # text position of each query
+        mask = (seen <= at[:, None]) | (seen == slots[:, None])
+        hidden, _ = forward(
+            config,
+            weights,
+            ids,
+            jnp.broadcast_to(at + 1, ids.shape),
+            jnp.broadcast_to(mask, (batch, *mask.shape)),
+            cache=kv,
+            slots=jnp.broadcast_to(slots, ids.shape),
+            capture=(top,),
+        )
+        return head(hidden[top])
+
+    scored = jax.lax.map(chunk, per_chunk * jnp.arange(chunks))  # [chunks, B, per_chunk * C, A]
+    scored = jnp.moveaxis(scored, 0, 1).reshape(batch, chunks * per_chunk, width, -1)
+    return scored[:, :time]
+
+
+def as_float32(tree: PyTree) -> PyTree:
+    """What trains is float32, whatever the LM was loaded in; no copy of what is already."""
+    return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), tree)
 
 
 def _positions(tokens: Int[Array, "B T"]) -> Int[Array, "B T"]:

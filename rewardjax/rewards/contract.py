@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, Int
 
 from rewardjax.errors import RewardJaxError
 from rewardjax.lm import LMConfig
+from rewardjax.rewards.config import Rank, RewardModelConfig
 
 PyTree = Any
 Hidden = dict[int, Array]
@@ -34,32 +35,6 @@ class RewardParams(NamedTuple):
 
 
 @dataclass(frozen=True)
-class RewardModelConfig:
-    """Which parametrization of the reward matrix, on which hidden states."""
-
-    parametrization: str = "arm"
-    """name in `rewardjax.rewards.PARAMETRIZATIONS`: arm, arm_rank, arm_factors, mlp, rad"""
-    backbone: Literal["base", "own"] = "base"
-    """base: the frozen LM's own hidden states; own: a second transformer that trains"""
-    layer: int = -1
-    """base: whose output feeds the head; 0 = embeddings, -1 = last layer after the final norm"""
-    init: str | None = None
-    """own: the LM whose weights start the backbone (as --lm); unset: the base LM"""
-    num_layers: int | None = None
-    """own: keep only the first n layers of those weights; unset: all"""
-    outputs: int = 1
-    """number of attributes A that are scored at once; decoding uses the first"""
-    rank: int | None = None
-    """arm_rank, arm_factors, mlp: r, the number of products of prefix and token; unset elsewhere"""
-    baseline: bool = True
-    """arm, arm_rank, arm_factors, mlp: add <w, h(x)>, the same for every token; RAD has none"""
-    lora_rank: int = 0
-    """own: freeze the backbone and train adapters of this rank in its layers; 0: train all of it"""
-    lora_alpha: float = 16.0
-    """own: an adapter's product is scaled by lora_alpha / lora_rank"""
-
-
-@dataclass(frozen=True)
 class RewardModel(ABC):
     """Static (hashable) description of a reward model; every method is pure and jit-able."""
 
@@ -73,11 +48,21 @@ class RewardModel(ABC):
     """first position of a text that has a score"""
     reads_candidates: ClassVar[bool] = False
     """whether the model runs on the candidate itself, which takes a transformer of its own"""
+    takes_rank: ClassVar[Rank] = Rank.NONE
+    """what `config.rank` may be"""
+    takes_baseline: ClassVar[bool] = False
+    """whether `config.baseline` may be false"""
 
     @property
     def outputs(self) -> int:
         """A, the number of attributes."""
         return self.config.outputs
+
+    @property
+    def rank(self) -> int:
+        """r, of a parametrization that takes one."""
+        assert self.config.rank is not None, "rewards.build asks for it"
+        return self.config.rank
 
     @property
     def layers(self) -> tuple[int, ...]:

@@ -7,6 +7,7 @@ Alignment: **the hidden state at t-1 scores token t** (arXiv 2407.04615; methods
 
 from __future__ import annotations
 
+import dataclasses
 from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,7 @@ from jaxtyping import Array, Float, Int
 
 from rewardjax.errors import RewardJaxError
 from rewardjax.lm import output_embedding
-from rewardjax.rewards import backbone
+from rewardjax.rewards import backbone, lora
 from rewardjax.rewards.contract import Hidden, RewardModel, RewardParams
 
 PyTree = Any
@@ -46,25 +47,47 @@ class NextTokenModel(RewardModel):
             " towards; set objective.prior_weight to 0"
         )
 
+    def token_features(
+        self, params: RewardParams, tokens: Int[Array, "*N"]
+    ) -> Float[Array, "*N ..."]:
+        """What `score` and `delta` read of a token: its frozen output embedding e(v), [*N, D].
+
+        Gathered for these tokens only, so that training never holds positions x |V| of anything.
+        """
+        return self._embedding(params)[tokens].astype(jnp.float32)
+
     @property
     def first_scored(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
         """A head on the base LM's states reads no extra BOS: a text's first token has no score."""
         return 0 if self.transformer else 1
 
     def init(self, key: Array, weights: PyTree) -> RewardParams:
-        head = self.init_head(key, (self.transformer or self.lm).hidden_size)
-        trainable = {"head": head}
-        if self.transformer is not None:
+        trainable = {"head": self.init_head(key, (self.transformer or self.lm).hidden_size)}
+        if self.config.lora_rank:
+            trainable["lora"] = lora.init(self.config, jax.random.fold_in(key, 1), weights)
+        elif self.transformer is not None:
             own = {k: v for k, v in weights.items() if k != self._embedding_name}
-            trainable["backbone"] = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), own)
+            trainable["backbone"] = backbone.as_float32(own)
         return RewardParams(trainable, self.freeze(weights))
 
     def freeze(self, weights: PyTree) -> PyTree:
+        if self.config.lora_rank:
+            return {"backbone": backbone.as_float32(weights)}
         if self.transformer is not None:
             # float32 as the layers that train with it; no copy where the LM is float32
             tree = {self._embedding_name: weights[self._embedding_name]}
-            return {"backbone": jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), tree)}
+            return {"backbone": backbone.as_float32(tree)}
         return {"embedding": output_embedding(self.lm, weights)}
+
+    def merge(self, params: RewardParams) -> tuple[RewardModel, RewardParams]:
+        if not self.config.lora_rank:
+            return self, params
+        weights = self._weights(params)
+        frozen = {self._embedding_name: weights.pop(self._embedding_name)}
+        trainable = {"head": params.trainable["head"], "backbone": weights}
+        config = dataclasses.replace(self.config, lora_rank=0)
+        model = dataclasses.replace(self, config=config)
+        return model, RewardParams(trainable, {"backbone": frozen})
 
     def prefill(
         self,
@@ -171,7 +194,7 @@ class NextTokenModel(RewardModel):
 
     def _score(self, score, params: RewardParams, h: Array, tokens: Array) -> Array:
         """Head in float32 at highest precision, on O(D) per token: only these embeddings."""
-        e = self._embedding(params)[tokens].astype(jnp.float32)
+        e = self.token_features(params, tokens)
         with jax.default_matmul_precision("highest"):
             return score(params.trainable["head"], h.astype(jnp.float32), e)
 
@@ -181,6 +204,8 @@ class NextTokenModel(RewardModel):
         return params.frozen["embedding"]
 
     def _weights(self, params: RewardParams) -> PyTree:
+        if self.config.lora_rank:
+            return lora.add(self.config, params.frozen["backbone"], params.trainable["lora"])
         return {**params.trainable["backbone"], **params.frozen["backbone"]}
 
     @property

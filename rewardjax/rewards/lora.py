@@ -1,0 +1,63 @@
+"""LoRA (arXiv 2106.09685): a frozen backbone, and trained products of low rank beside its kernels.
+
+    kernel' = kernel + (alpha / rank) a b        a: [in, rank],  b: [rank, out]
+
+Adapters stand beside every attention and feed-forward kernel. While training, the sum is formed
+once per call, so a forward is the plain model's; what LoRA saves here is optimizer state and what
+is stored. For decoding the sum is taken once and for all (`RewardModel.merge`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from rewardjax.rewards.config import RewardModelConfig
+
+PyTree = Any
+ADAPTED = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+def init(config: RewardModelConfig, key: Array, weights: PyTree) -> PyTree:
+    """Adapters (float32) for canonical weights: a random, b zero, so their product is 0.
+
+    {"0": {"self_attn": {"q_proj": {"a", "b"}, …}, "mlp": …}, "1": …}: the layers' tree, adapted
+    kernels only.
+    """
+    rank, adapters = config.lora_rank, {}
+    for i, (number, block, name) in enumerate(_kernels(weights)):
+        kernel = weights["layers"][number][block][name]["kernel"]
+        fan_in, fan_out = kernel.shape
+        a = jax.random.normal(jax.random.fold_in(key, i), (fan_in, rank)) / jnp.sqrt(fan_in)
+        pair = {"a": a, "b": jnp.zeros((rank, fan_out))}
+        adapters.setdefault(number, {}).setdefault(block, {})[name] = pair
+    return adapters
+
+
+def add(config: RewardModelConfig, weights: PyTree, adapters: PyTree) -> PyTree:
+    """Canonical weights with every adapter's product in them; all else is passed on."""
+    scale = config.lora_alpha / config.lora_rank
+    layers = {number: dict(layer) for number, layer in weights["layers"].items()}
+    for number, blocks in adapters.items():
+        for block, modules in blocks.items():
+            layers[number][block] = dict(layers[number][block])
+            for name, pair in modules.items():
+                module = layers[number][block][name]
+                with jax.default_matmul_precision("highest"):
+                    kernel = module["kernel"] + scale * (pair["a"] @ pair["b"])
+                layers[number][block][name] = {**module, "kernel": kernel}
+    return {**weights, "layers": layers}
+
+
+def _kernels(weights: PyTree) -> list[tuple[str, str, str]]:
+    """(layer, block, module) of every kernel that is adapted, in the order of the layers."""
+    return [
+        (number, block, name)
+        for number in sorted(weights["layers"], key=int)
+        for block, modules in weights["layers"][number].items()
+        for name in ADAPTED
+        if name in modules
+    ]
