@@ -19,6 +19,10 @@ COMMANDS: dict[tuple[str, ...], tuple[str, str]] = {
         "rewardjax.train.reward_model:main",
         "train a reward model from a YAML file",
     ),
+    ("train", "distill"): (
+        "rewardjax.train.distill:main",
+        "train a reward model on another one's rewards",
+    ),
     ("decode", "guided"): (
         "rewardjax.decode.guided:main",
         "generate text with a reward model's guidance",

@@ -64,7 +64,7 @@ def test_version(capsys):
     ("argv", "expected"),
     [
         (["quickstrat"], "did you mean 'quickstart'?"),
-        (["train"], "needs one of: reward-model"),
+        (["train"], "needs one of: reward-model, distill"),
         (["train", "reward-modle"], "got 'reward-modle'; did you mean 'reward-model'?"),
         (["decode", "x"], "needs one of: guided"),
         (["--unknown"], "unknown command '--unknown'"),

@@ -1,4 +1,4 @@
-"""What a training run starts from: its directory, its texts as tokens, its hidden states."""
+"""What a training run starts from: its directory, its texts as tokens, what is computed of them."""
 
 from __future__ import annotations
 
@@ -15,21 +15,31 @@ from rewardjax.data import batches, examples, features, files
 from rewardjax.data.batches import Batch
 from rewardjax.data.examples import Examples
 from rewardjax.errors import RewardJaxError
-from rewardjax.export import architecture, start
+from rewardjax.export import architecture, load_reward_model, start
+from rewardjax.export import context as longest_text
 from rewardjax.lm import LM, OpenedLM, open_lm
-from rewardjax.rewards import RewardModel, RewardParams
+from rewardjax.rewards import RewardModel, RewardParams, build
 
-from .settings import TrainConfig, differences
+from . import targets
+from .checks import differences, labelled
+from .losses import Inputs, LabelLoss, Loss, TeacherLoss
+from .settings import AnyConfig, DistillConfig
+
+LINKS = {"mse": "clip", "bce": "sigmoid"}
+"""Objective → how decoding turns raw rewards into [0, 1]."""
 
 
 @dataclass(frozen=True)
 class Run:
     """Everything that stays the same while a run goes on."""
 
-    config: TrainConfig
+    config: AnyConfig
     directory: Path
     lm: LM
     model: RewardModel
+    loss: Loss
+    link: str
+    """how decoding turns raw rewards into [0, 1]; a student has its teacher's"""
     params: RewardParams
     """as initialised"""
     backbone_fingerprint: str | None
@@ -39,6 +49,18 @@ class Run:
     eval_rows: np.ndarray
     features: features.Features | None
     """hidden states of all examples; None with a backbone of its own"""
+    targets: targets.Targets | None
+    """the teacher's rewards; None when labels are learned"""
+
+    @property
+    def labelled(self) -> bool:
+        """Whether the texts' labels mean anything."""
+        return labelled(self.config)
+
+    def inputs(self, batch: Batch) -> Inputs:
+        """What a step takes of a batch."""
+        found = self.targets.batch(batch) if self.targets else ()
+        return Inputs(batch.tokens, batch.lengths, batch.labels, self.hidden(batch), *found)
 
     def hidden(self, batch: Batch) -> dict[int, np.ndarray]:
         """The base LM's states that the reward model wants for a batch."""
@@ -48,15 +70,17 @@ class Run:
 
     @property
     def identity(self) -> str:
-        """Hash of the LM, the token ids and the labels: a run continues only on the same."""
+        """Hash of LM, token ids, labels and teacher: a run continues only on the same."""
         digest = hashlib.sha256(
             features.cache_key(self.lm.fingerprint, (), "", self.tokens).encode()
         )
         digest.update(self.examples.labels.tobytes())
+        if self.targets is not None:
+            digest.update(self.targets.rewards.directory.name.encode())
         return digest.hexdigest()[:32]
 
 
-def check_directory(config: TrainConfig) -> None:
+def check_directory(config: AnyConfig) -> None:
     """Refuse to start over an existing run, or to continue one with other settings.
 
     Raises:
@@ -81,7 +105,7 @@ def check_directory(config: TrainConfig) -> None:
         raise RewardJaxError(
             f"run_dir {str(directory)!r} holds files but no run (no config.yaml); choose another"
         )
-    old = settings_file.from_dict(TrainConfig, settings_file.load_yaml(path), source=str(path))
+    old = settings_file.from_dict(type(config), settings_file.load_yaml(path), source=str(path))
     if changed := differences(old, config):
         raise RewardJaxError(
             f"cannot continue {str(directory)!r}: {', '.join(changed)} differ from its "
@@ -89,13 +113,14 @@ def check_directory(config: TrainConfig) -> None:
         )
 
 
-def prepare(config: TrainConfig, lm: LM | None, texts: Any, labels: Any) -> Run:
-    """Read, check and tokenize the texts, then load the LM and compute or find hidden states.
+def prepare(config: AnyConfig, lm: LM | None, texts: Any, labels: Any) -> Run:
+    """Read, check and tokenize the texts, then load the LM and compute or find what is needed.
 
     Raises:
       RewardJaxError: for everything that is wrong with the input, cheapest checks first.
     """
     data = config.data
+    teacher = load_reward_model(config.teacher) if isinstance(config, DistillConfig) else None
     if texts is None:
         found = files.read_examples(data)
     else:
@@ -103,26 +128,39 @@ def prepare(config: TrainConfig, lm: LM | None, texts: Any, labels: Any) -> Run:
     found = examples.subset(found, data.max_examples, config.seed)
     opened = lm or open_lm(config.lm, dtype=config.dtype)
     model = architecture(config.reward_model, opened)
-    context = opened.config.max_position_embeddings
+    context = longest_text(opened, teacher)
     if model.transformer is not None:  # its BOS takes one place
         context = min(context, model.transformer.max_position_embeddings - 1)
+    first = model.first_scored
+    if isinstance(config, DistillConfig) and teacher is not None:
+        targets.check_teacher(teacher, config, opened.config)
+        first = max(first, build(teacher.config, opened.config, teacher.transformer).first_scored)
     found, tokens = batches.tokenize(
         found,
         opened.tokenizer,
         context=context,
-        shortest=model.first_scored + 1,
+        shortest=first + 1,
         max_length=data.max_length,
         on_bad_row=data.on_bad_row,
     )
     train_rows, eval_rows = examples.split(found.texts, data.held_out, config.seed)
     lm = opened.load() if isinstance(opened, OpenedLM) else opened
+    bound = teacher.bind(lm) if teacher else None
     model, weights, backbone_fingerprint = start(config.reward_model, lm)
-    states = None
+    states, dtype = None, config.features.dtype
     if model.layers:
-        states = features.load_or_compute(lm, tokens, model.layers, dtype=config.features.dtype)
+        states = features.load_or_compute(lm, tokens, model.layers, dtype=dtype)
+    if isinstance(config, DistillConfig) and teacher is not None and bound is not None:
+        taught = targets.load_or_compute(
+            lm, teacher, bound, config.objective, tokens, dtype=dtype, states=states
+        )
+        loss, link = TeacherLoss(config.objective, first), teacher.link
+    else:
+        assert not isinstance(config, DistillConfig)
+        taught, loss, link = None, LabelLoss(config.objective), LINKS[config.objective.name]
     params = model.init(jax.random.fold_in(jax.random.key(config.seed), 2**31), weights)
     directory = Path(config.run_dir)
     return Run(
-        config, directory, lm, model, params, backbone_fingerprint, found, tokens,
-        train_rows, eval_rows, states,
+        config, directory, lm, model, loss, link, params, backbone_fingerprint, found, tokens,
+        train_rows, eval_rows, states, taught,
     )  # fmt: skip

@@ -1,17 +1,12 @@
-"""Settings of `rewardjax train reward-model`."""
+"""Settings of `rewardjax train reward-model` and `rewardjax train distill`."""
 
 from __future__ import annotations
 
-import dataclasses
-import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from rewardjax.data import examples
-from rewardjax.data.examples import DataConfig
-from rewardjax.errors import RewardJaxError
-from rewardjax.rewards import PARAMETRIZATIONS, RewardModel, RewardModelConfig
-from rewardjax.rewards.next_token import NextTokenModel
+from rewardjax.data.settings import DataConfig
+from rewardjax.rewards import RewardModelConfig
 
 
 @dataclass(frozen=True)
@@ -30,6 +25,35 @@ class ObjectiveConfig:
     """Cumulative squared error, or its twin: binary cross-entropy of rewards taken as logits."""
     prior_weight: float = 0.0
     """Weight of the prior regulariser (ARM only; 1 in the paper): unrelated tokens stay put."""
+    num_random_tokens: int = 1
+    """Random tokens per position over which the prior regulariser is a mean."""
+
+
+@dataclass(frozen=True)
+class DistillObjectiveConfig:
+    """What is minimised: the squared difference to the teacher's raw rewards."""
+
+    targets: Literal["observed", "candidates", "delta"] = "observed"
+    """observed: of the text's own next token, as in the paper. candidates: of the LM's most
+    probable next tokens. delta: of their deviations from their mean, and apart from it of that."""
+    num_candidates: int = 8
+    """The LM's k most probable next tokens at each position (candidates, delta)."""
+    include_observed: bool = True
+    """The observed token is a candidate too; the LM's k are then other tokens than it."""
+    level_weight: float = 0.1
+    """delta: weight of the candidates' mean (1 makes it the same as candidates; 0 leaves it free,
+    and the clip to [0, 1] with it)."""
+    prior_weight: float = 0.0
+    """Weight of the prior regulariser (ARM only; 1 in the paper): unrelated tokens stay put."""
+    num_random_tokens: int = 1
+    """Random tokens per position over which the prior regulariser is a mean."""
+
+    @property
+    def width(self) -> int:
+        """C, the number of candidates at each position."""
+        if self.targets == "observed":
+            return 1
+        return self.num_candidates + self.include_observed
 
 
 @dataclass(frozen=True)
@@ -77,14 +101,14 @@ class CheckpointConfig:
     every: int | None = None
     """Steps between checkpoints. Unset: at each evaluation. The last step is always kept."""
     keep: int = 3
-    """How many of the newest are kept; the best by held-out squared error is kept besides."""
+    """How many of the newest are kept; the best by held-out error is kept besides."""
     export: Literal["last", "best"] = "last"
     """Which parameters become RUN_DIR/reward_model."""
 
 
 @dataclass(frozen=True)
-class TrainConfig:
-    """Train a reward model on labelled texts."""
+class RunConfig:
+    """What every command that trains a reward model is told."""
 
     run_dir: str = "runs/reward-model"
     """Where the run is written: config.yaml, metrics.jsonl, checkpoints/, reward_model/."""
@@ -99,93 +123,31 @@ class TrainConfig:
     reward_model: RewardModelConfig = field(default_factory=RewardModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     features: FeaturesConfig = field(default_factory=FeaturesConfig)
-    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
 
 
-_LEAST = {
-    "seed": 0,
-    "objective.prior_weight": 0,
-    "optim.batch_size": 1,
-    "optim.steps": 1,
-    "optim.warmup_steps": 0,
-    "optim.learning_rate": 0,
-    "optim.weight_decay": 0,
-    "optim.clip": 0,
-    "eval.every": 1,
-    "eval.log_every": 1,
-    "checkpoint.every": 1,
-    "checkpoint.keep": 1,
-}
+@dataclass(frozen=True)
+class TrainConfig(RunConfig):
+    """Train a reward model on labelled texts."""
+
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
 
 
-def check(config: TrainConfig) -> None:
-    """Refuse settings that cannot mean anything, before any file or weight is read.
+@dataclass(frozen=True)
+class DistillConfig(RunConfig):
+    """Train a reward model on the rewards of another one.
 
-    Raises:
-      RewardJaxError: naming the field, the value and what is expected.
+    `data` needs no labels: where neither data.labels nor data.dataset is set, texts alone are read.
+    Otherwise the held-out texts are evaluated against their labels as well.
     """
-    for name, least in _LEAST.items():
-        value = config
-        for part in name.split("."):
-            value = getattr(value, part)
-        # false for NaN as well
-        if value is not None and not least <= value < math.inf:  # pyright: ignore
-            raise RewardJaxError(f"{name} is {value}; expected at least {least}, and finite")
-    optim, outputs = config.optim, config.reward_model.outputs
-    for name, value, most in (
-        ("seed", config.seed, 2**32 - 1),
-        ("optim.steps", optim.steps or 1, 2**31 - 1),
-        ("optim.epochs", optim.epochs, 10**6),
-    ):
-        if value > most:
-            raise RewardJaxError(f"{name} is {value}; expected at most {most}")
-    for name, value in (("epochs", optim.epochs), ("eps", optim.eps)):
-        if not 0 < value < math.inf:
-            raise RewardJaxError(f"optim.{name} is {value}; expected more than 0, and finite")
-    for name in ("b1", "b2"):
-        if not 0 <= getattr(optim, name) < 1:
-            raise RewardJaxError(
-                f"optim.{name} is {getattr(optim, name)}; expected 0 <= {name} < 1"
-            )
-    examples.check(config.data)
-    if len(config.data.labels) != outputs:
-        raise RewardJaxError(
-            f"data.labels names {len(config.data.labels)} columns and reward_model.outputs is "
-            f"{outputs}; expected as many outputs as label columns"
-        )
-    kind = PARAMETRIZATIONS.get(config.reward_model.parametrization)
-    plain = kind and (
-        kind.token_rewards_and_prior is RewardModel.token_rewards_and_prior
-        or getattr(kind, "delta", None) is NextTokenModel.delta
-    )
-    if plain and config.objective.prior_weight > 0:
-        raise RewardJaxError(
-            f"objective.prior_weight is {config.objective.prior_weight}, but "
-            f"{config.reward_model.parametrization!r} has no prefix baseline; set it to 0"
-        )
+
+    run_dir: str = "runs/distilled"
+    """Where the run is written: config.yaml, metrics.jsonl, checkpoints/, reward_model/."""
+    teacher: str = ""
+    """The folder of the trained reward model to imitate, of any parametrization, of the same LM."""
+    objective: DistillObjectiveConfig = field(default_factory=DistillObjectiveConfig)
 
 
-RESUME_MAY_CHANGE = frozenset(
-    {"resume", "run_dir", "lm", "optim.epochs", "optim.steps", "eval.log_every", "checkpoint.every"}
-    | {"checkpoint.keep", "checkpoint.export", "data.path"}
-)
-"""Settings that may differ from config.yaml's when a run continues (the LM and the texts are
-compared by content)."""
-
-
-def differences(old: TrainConfig, new: TrainConfig) -> list[str]:
-    """Dotted names of the settings that differ and may not, when a run continues."""
-
-    def flat(value: object, prefix: str = "") -> dict[str, object]:
-        if not dataclasses.is_dataclass(value):
-            return {prefix[:-1]: value}
-        leaves: dict[str, object] = {}
-        for item in dataclasses.fields(value):
-            leaves |= flat(getattr(value, item.name), f"{prefix}{item.name}.")
-        return leaves
-
-    before, after = flat(old), flat(new)
-    return [k for k in after if k not in RESUME_MAY_CHANGE and before.get(k) != after[k]]
+AnyConfig = TrainConfig | DistillConfig

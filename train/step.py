@@ -10,13 +10,12 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from rewardjax.objectives import cumulative_bce, cumulative_mse, prior_penalty
 from rewardjax.rewards import RewardModel, RewardParams
 
-from .settings import ObjectiveConfig, OptimConfig
+from .losses import Inputs, Loss
+from .settings import OptimConfig
 
 PyTree = Any
-LOSSES = {"mse": cumulative_mse, "bce": cumulative_bce}
 
 
 class TrainState(NamedTuple):
@@ -37,7 +36,7 @@ class StepMetrics(NamedTuple):
     """Scalars of one step."""
 
     loss: Float[Array, ""]
-    """the objective without the prior, mean over the batch's texts"""
+    """the objective without the prior, mean over the batch's texts or positions"""
     prior: Float[Array, ""]
     """the prior regulariser, unweighted (0 when it is off)"""
     l2_grads: Float[Array, ""]
@@ -93,35 +92,19 @@ def new_state(trainable: PyTree, tx: optax.GradientTransformation, seed: int) ->
 
 def loss(
     model: RewardModel,
-    objective: ObjectiveConfig,
+    objective: Loss,
     params: RewardParams,
-    tokens: Int[Array, "B T"],
-    lengths: Int[Array, "B"],
-    labels: Float[Array, "B A"],
-    hidden: dict[int, Array],
+    inputs: Inputs,
     key: Key[Array, ""],
 ) -> tuple[Float[Array, ""], tuple[Float[Array, ""], Float[Array, ""]]]:
-    """The batch's objective, and (mean text loss, prior penalty).
+    """The batch's objective, and its two terms.
 
-    The objective is a sum over the texts divided by B, the rows of the batch: a text counts the
-    same in a full batch and in a leftover one that is padded with rows of length 0.
+    A term is a mean over the batch's texts or positions. The objective weighs it by the share of
+    the batch's B rows that are texts: a text counts the same in a full batch and in a leftover one
+    that is padded with rows of length 0.
     """
-    first = model.first_scored
-    real = jnp.sum(lengths > 0)
-    prior = jnp.float32(0.0)
-    if objective.prior_weight > 0:
-        config = model.transformer or model.lm
-        size = min(config.vocab_size, model.lm.vocab_size)
-        random_tokens = jax.random.randint(key, tokens.shape, 0, size, tokens.dtype)
-        rewards, deltas = model.token_rewards_and_prior(
-            params, tokens, lengths, hidden, random_tokens
-        )
-        prior = prior_penalty(deltas, lengths, first)
-    else:
-        rewards = model.token_rewards(params, tokens, lengths, hidden)
-    texts = jnp.where(lengths > 0, LOSSES[objective.name](rewards, labels, lengths, first), 0.0)
-    share = real / lengths.shape[0]
-    mean = texts.sum() / jnp.maximum(real, 1)
+    mean, prior = objective(model, params, inputs, key)
+    share = jnp.sum(inputs.lengths > 0) / inputs.lengths.shape[0]
     return share * (mean + objective.prior_weight * prior), (mean, prior)
 
 
@@ -129,11 +112,11 @@ _STATIC = ("model", "objective", "optim", "steps")
 
 
 @functools.partial(jax.jit, static_argnames=_STATIC, donate_argnames="state")
-def _train_step(state, frozen, tokens, lengths, labels, hidden, *, model, objective, optim, steps):
+def _train_step(state, frozen, inputs, *, model, objective, optim, steps):
     def objective_of(trainable):
         params = RewardParams(trainable, frozen)
         key = jax.random.fold_in(state.key, state.step)
-        return loss(model, objective, params, tokens, lengths, labels, hidden, key)
+        return loss(model, objective, params, inputs, key)
 
     grad = jax.value_and_grad(objective_of, has_aux=True)
     (total, (mean, prior)), grads = grad(state.trainable)
@@ -159,13 +142,10 @@ def _train_step(state, frozen, tokens, lengths, labels, hidden, *, model, object
 def train_step(
     state: TrainState,
     frozen: PyTree,
-    tokens: Int[Any, "B T"],
-    lengths: Int[Any, "B"],
-    labels: Float[Any, "B A"],
-    hidden: dict[int, Any],
+    inputs: Inputs,
     *,
     model: RewardModel,
-    objective: ObjectiveConfig,
+    objective: Loss,
     optim: OptimConfig,
     steps: int,
 ) -> tuple[TrainState, StepMetrics]:
@@ -175,10 +155,8 @@ def train_step(
 
     Args:
       frozen: the reward model's frozen tree, an argument so that it is no constant of the program.
-      hidden: the base LM's states of the layers in `model.layers`, [B, T, D].
       steps: length of the whole run, for the schedule.
     """
     return _train_step(
-        state, frozen, tokens, lengths, labels, hidden,
-        model=model, objective=objective, optim=optim, steps=steps,
-    )  # fmt: skip
+        state, frozen, inputs, model=model, objective=objective, optim=optim, steps=steps
+    )

@@ -1,0 +1,166 @@
+"""What a training step minimises: a reward model, a batch and a key in, one number out.
+
+A loss is a frozen dataclass, so that it is a static argument of the jitted step; `step.py` knows
+nothing of labels or teachers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from rewardjax.objectives import (
+    cumulative_bce,
+    cumulative_mse,
+    delta_distillation,
+    distillation,
+    prior_penalty,
+)
+from rewardjax.rewards import RewardModel, RewardParams
+
+from .settings import DistillObjectiveConfig, ObjectiveConfig
+
+LOSSES = {"mse": cumulative_mse, "bce": cumulative_bce}
+Terms = tuple[Float[Array, ""], Float[Array, ""]]
+"""the objective without the prior, and the prior regulariser (unweighted; 0 when it is off)"""
+
+
+class Inputs(NamedTuple):
+    """Arrays of one batch."""
+
+    tokens: Any
+    """int32[B, T], right-padded"""
+    lengths: Any
+    """int32[B]; 0 for a row that is only padding"""
+    labels: Any
+    """float32[B, A]"""
+    hidden: dict[int, Any]
+    """the base LM's states of the layers in `model.layers`, [B, T, D]"""
+    candidates: Any = None
+    """distillation: int32[B, T, C]"""
+    targets: Any = None
+    """distillation: the teacher's raw rewards of them, float32[B, T, C, A]"""
+
+
+@runtime_checkable
+class Loss(Protocol):
+    """Terms of a batch; each is a mean over the batch's texts or positions, without padding."""
+
+    @property
+    def prior_weight(self) -> float: ...
+
+    def __call__(
+        self, model: RewardModel, params: RewardParams, inputs: Inputs, key: Key[Array, ""]
+    ) -> Terms: ...
+
+
+@dataclass(frozen=True)
+class LabelLoss:
+    """A cumulative loss against the texts' labels, mean over the texts."""
+
+    config: ObjectiveConfig
+
+    @property
+    def prior_weight(self) -> float:
+        return self.config.prior_weight
+
+    def __call__(
+        self, model: RewardModel, params: RewardParams, inputs: Inputs, key: Key[Array, ""]
+    ) -> Terms:
+        tokens, lengths, labels, hidden = inputs[:4]
+        first = model.first_scored
+        prior = jnp.float32(0.0)
+        if self.config.prior_weight > 0:
+
+            def score(random_tokens):
+                return model.token_rewards_and_prior(params, tokens, lengths, hidden, random_tokens)
+
+            rewards, prior = _with_prior(score, self.config, model, inputs, key)
+        else:
+            rewards = model.token_rewards(params, tokens, lengths, hidden)
+        values = LOSSES[self.config.name](rewards, labels, lengths, first)
+        texts = jnp.where(lengths > 0, values, 0.0)
+        return texts.sum() / jnp.maximum(jnp.sum(lengths > 0), 1), prior
+
+
+@dataclass(frozen=True)
+class TeacherLoss:
+    """Squared error against a teacher's rewards, mean over positions, candidates and outputs."""
+
+    config: DistillObjectiveConfig
+    first_scored: int
+    """first position that both the teacher and the student score"""
+
+    @property
+    def prior_weight(self) -> float:
+        return self.config.prior_weight
+
+    def __call__(
+        self, model: RewardModel, params: RewardParams, inputs: Inputs, key: Key[Array, ""]
+    ) -> Terms:
+        prior = jnp.float32(0.0)
+        if self.config.prior_weight > 0:
+
+            def score(random_tokens):
+                return student_rewards(self.config, model, params, inputs, random_tokens)
+
+            rewards, prior = _with_prior(score, self.config, model, inputs, key)
+        else:
+            rewards = student_rewards(self.config, model, params, inputs)
+        args = (rewards, inputs.targets, inputs.lengths, self.first_scored)
+        if self.config.targets == "delta":
+            return delta_distillation(*args, self.config.level_weight), prior
+        return distillation(*args), prior
+
+
+def student_rewards(
+    config: DistillObjectiveConfig,
+    model: RewardModel,
+    params: RewardParams,
+    inputs: Inputs,
+    random_tokens: Any = None,
+) -> Any:
+    """Rewards [B, T, C, A] of the candidates; with random tokens, also what the prior penalises.
+
+    The observed token alone is scored as in training on labels, which for a model that runs on its
+    candidates is one plain pass.
+    """
+    tokens, lengths, _, hidden, candidates, _ = inputs
+    if config.targets == "observed":
+        if random_tokens is None:
+            return model.token_rewards(params, tokens, lengths, hidden)[:, :, None]
+        rewards, deltas = model.token_rewards_and_prior(
+            params, tokens, lengths, hidden, random_tokens
+        )
+        return rewards[:, :, None], deltas
+    if random_tokens is None:
+        return model.position_rewards(params, tokens, lengths, hidden, candidates)
+    return model.position_rewards_and_prior(
+        params, tokens, lengths, hidden, candidates, random_tokens
+    )
+
+
+def _with_prior(
+    score: Any,
+    config: ObjectiveConfig | DistillObjectiveConfig,
+    model: RewardModel,
+    inputs: Inputs,
+    key: Key[Array, ""],
+) -> tuple[Array, Float[Array, ""]]:
+    """Rewards, and the prior penalty: a mean over `num_random_tokens` tokens per position."""
+    shape = model.transformer or model.lm
+    size = min(shape.vocab_size, model.lm.vocab_size)
+    tokens, lengths, first = inputs.tokens, inputs.lengths, model.first_scored
+    count = config.num_random_tokens
+    if count == 1:
+        rewards, deltas = score(jax.random.randint(key, tokens.shape, 0, size, tokens.dtype))
+        return rewards, prior_penalty(deltas, lengths, first)
+    drawn = jax.random.randint(key, (count, *tokens.shape), 0, size, tokens.dtype)
+    # Only what depends on the random tokens is computed for each of them: prefixes are read once.
+    rewards, deltas = jax.vmap(score, out_axes=(None, 0))(drawn)
+    penalties = jax.vmap(prior_penalty, in_axes=(0, None, None))(deltas, lengths, first)
+    return rewards, penalties.mean()

@@ -1,0 +1,229 @@
+"""One training run from its first step to its saved reward model, whatever it learns from.
+
+A run directory holds config.yaml (all settings), metrics.jsonl, checkpoints/ and, at the end,
+reward_model/. A run that was stopped continues bit for bit as if it had not been.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import jax
+import numpy as np
+
+from rewardjax import config as settings_file
+from rewardjax import progress
+from rewardjax.checkpoint import Checkpoints
+from rewardjax.data.batches import Batch, ordered_batches, training_batches
+from rewardjax.errors import RewardJaxError
+from rewardjax.export import save_reward_model
+from rewardjax.rewards import RewardParams
+
+from .evaluation import evaluate, predict
+from .logs import MetricsLog, plain
+from .losses import TeacherLoss
+from .result import Result
+from .run import Run
+from .signals import stop_request
+from .step import StepMetrics, new_state, optimizer, train_step
+from .teacher_evaluation import compare
+
+
+class Trainer:
+    """The objects with identity of one run: data iterator, checkpoints, log."""
+
+    def __init__(self, run: Run) -> None:
+        config, optim = run.config, run.config.optim
+        data = (run.tokens, run.examples.labels)
+        self.run = run
+        self.batches, self.epoch = training_batches(
+            run.train_rows, *data, batch_size=optim.batch_size, seed=config.seed
+        )
+        self.eval_batches = []
+        if len(run.eval_rows):
+            self.eval_batches = ordered_batches(run.eval_rows, *data, batch_size=optim.batch_size)
+        self.steps = optim.steps or max(1, round(optim.epochs * self.epoch))
+        self.eval_every = config.eval.every or self.epoch
+        self.save_every = config.checkpoint.every or self.eval_every
+        self.state = new_state(run.params.trainable, optimizer(optim, self.steps), config.seed)
+        self.metrics: dict[str, Any] = {}
+        self.seconds = 0.0
+        self._clock, self._pace = time.perf_counter(), (0.0, 0.0)
+
+    def train(self) -> Result:
+        run, checkpoint = self.run, self.run.config.checkpoint
+        directory = run.directory / "checkpoints"
+        options = {"every": self.save_every, "keep": checkpoint.keep, "metric": self._error_name}
+        with Checkpoints(directory, **options) as checkpoints:
+            step = self._restore(checkpoints) if checkpoints.steps else 0
+            log = MetricsLog(run.directory, after=step if step else -1)
+            try:
+                self._loop(step, checkpoints, log)
+            finally:
+                log.close()
+            trainable = self.state.trainable
+            if checkpoint.export == "best" and checkpoints.best is not None:
+                checkpoints.wait()
+                _, best, note = checkpoints.restore(self.state, checkpoints.best)
+                trainable, self.metrics = best.trainable, note["metrics"]
+        reward_model = save_reward_model(
+            run.directory / "reward_model",
+            run.config.reward_model,
+            trainable,
+            run.lm,
+            link=run.link,
+            transformer=run.model.transformer,
+            backbone_fingerprint=run.backbone_fingerprint,
+        )
+        skipped = run.examples.skipped
+        made = max(step, self.steps)  # a finished run may be resumed with fewer
+        return Result(
+            run.directory,
+            reward_model,
+            self.metrics,
+            log.rows,
+            made,
+            self.seconds,
+            _size(run.params.trainable),
+            skipped,
+        )
+
+    @property
+    def _error_name(self) -> str:
+        """The metric that says which checkpoint is best."""
+        loss = self.run.loss
+        if not isinstance(loss, TeacherLoss):
+            return "eval/squared_error"
+        return "eval/objective" if loss.config.targets == "delta" else "eval/distillation_error"
+
+    def _restore(self, checkpoints: Checkpoints) -> int:
+        step, self.state, note = checkpoints.restore(self.state)
+        if note.get("identity") != self.run.identity:
+            raise RewardJaxError(
+                f"cannot continue {str(self.run.directory)!r}: its LM, texts or teacher are "
+                "not those it was trained on so far; use them, or choose another --run-dir"
+            )
+        self.batches.set_state(note["iterator"])
+        self.metrics, self.seconds = note["metrics"], note.get("seconds", 0.0)
+        return step
+
+    def _loop(self, step: int, checkpoints: Checkpoints, log: MetricsLog) -> None:
+        pending: tuple[int, StepMetrics, Batch] | None = None
+        if step == 0:
+            log.write(0, self._sizes() | self._evaluate())
+        with (
+            stop_request() as stop,
+            progress.bar("training", self.steps, done=step) as advance,
+        ):
+            self._clock = time.perf_counter()
+            while step < self.steps:
+                batch = next(self.batches)
+                metrics = self._step(batch)
+                step += 1
+                # Step n is dispatched: now wait for the numbers of step n - 1.
+                if pending:
+                    self._log(*pending, log, advance)
+                pending = (step, metrics, batch)
+                last = step == self.steps or stop.signum is not None
+                saves = step % self.save_every == 0
+                # What is saved is evaluated too, so that the best is the best of all that is kept.
+                evaluates = step % self.eval_every == 0 or saves or step == self.steps
+                if last or evaluates:
+                    self._log(*pending, log, advance)
+                    pending = None
+                    values = self._evaluate() if evaluates else {}
+                    if values or step == self.steps:
+                        log.write(step, values | {"train/seconds": self.seconds})
+                    self._save(step, checkpoints, values, force=last)
+                    self._clock = time.perf_counter()
+                if stop.signum is not None:
+                    checkpoints.wait()
+                    stop.raise_if_asked()
+
+    def _step(self, batch: Batch) -> StepMetrics:
+        config, run = self.run.config, self.run
+        self.state, metrics = train_step(
+            self.state,
+            run.params.frozen,
+            run.inputs(batch),
+            model=run.model,
+            objective=run.loss,
+            optim=config.optim,
+            steps=self.steps,
+        )
+        return metrics
+
+    def _log(
+        self, step: int, metrics: StepMetrics, batch: Batch, log: MetricsLog, advance: Any
+    ) -> None:
+        values = {name: float(value) for name, value in metrics._asdict().items()}
+        if not values.pop("healthy"):
+            ids = [self.run.examples.ids[i] for i in batch.ids if i >= 0]
+            raise RewardJaxError(
+                f"the loss or its gradient is not finite at step {step} (loss {values['loss']:g}, "
+                f"gradient norm {values['l2_grads']:g}); the update was not applied; texts: "
+                f"{', '.join(ids)}; lower optim.learning_rate, or look at these texts"
+            )
+        now = time.perf_counter()
+        spent, tokens = (0.9 * old for old in self._pace)  # a mean over the last ten steps or so
+        self._pace = (spent + now - self._clock, tokens + int(batch.lengths.sum()))
+        self.seconds += now - self._clock
+        self._clock, speed = now, self._pace[1] / self._pace[0]
+        advance(1, **{"loss": values["loss"], "tokens/s": speed})
+        if step % self.run.config.eval.log_every == 0:
+            row = {"train/loss": values["loss"], "train/prior": values["prior"]}
+            row |= {name: values[name] for name in ("l2_grads", "learning_rate")}
+            log.write(step, row | {"tokens_per_second": speed, "train/seconds": self.seconds})
+
+    def _evaluate(self) -> dict[str, Any]:
+        if not self.eval_batches:
+            return {}
+        run, values = self.run, {}
+        params = RewardParams(self.state.trainable, run.params.frozen)
+        if isinstance(run.loss, TeacherLoss):
+            loss = run.loss
+            values |= compare(
+                run.model, params, loss.config, self.eval_batches, run.inputs, loss.first_scored
+            )
+        if run.labelled:
+            sigmoid = run.link == "sigmoid"
+            found = predict(run.model, params, self.eval_batches, run.hidden, sigmoid=sigmoid)
+            values |= evaluate(found, run.config.data.labels)
+        self.metrics = plain(values)
+        return self.metrics
+
+    def _save(
+        self, step: int, checkpoints: Checkpoints, values: dict[str, Any], *, force: bool
+    ) -> None:
+        numbers = {name: value for name, value in values.items() if isinstance(value, float)}
+        note = {
+            "iterator": self.batches.get_state(),
+            "identity": self.run.identity,
+            "metrics": self.metrics,
+            "seconds": self.seconds,
+        }
+        checkpoints.save(step, self.state, note=note, metrics=numbers, force=force)
+
+    def _sizes(self) -> dict[str, Any]:
+        rows, taught = self.run.train_rows, self.run.targets
+        sizes: dict[str, Any] = {"model/trainable_parameters": _size(self.run.params.trainable)}
+        if taught is not None:  # what the teacher cost, in this run or in the one that asked it
+            sizes["data/target_seconds"] = taught.seconds
+        return sizes | {
+            "data/train_texts": len(rows),
+            "data/train_tokens": int(np.sum([len(self.run.tokens[i]) for i in rows])),
+            "data/eval_texts": len(self.run.eval_rows),
+            "data/skipped": len(self.run.examples.skipped),
+        }
+
+
+def _size(tree: Any) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+def write_config(run: Run) -> None:
+    """All settings as RUN_DIR/config.yaml."""
+    run.directory.mkdir(parents=True, exist_ok=True)
+    text = settings_file.to_yaml(run.config)
+    (run.directory / "config.yaml").write_text(text, encoding="utf-8")
