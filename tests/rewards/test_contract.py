@@ -1,7 +1,5 @@
 """The contract's functions agree with one another and with the formulas, for every model."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,73 +8,27 @@ import pytest
 from rewardjax.lm import causal_mask, forward, output_embedding
 from rewardjax.rewards import RewardModelConfig, build
 from rewardjax.rewards.backbone import bos_id
+from tests.rewards.calls import (
+    LENGTHS,
+    TOKENS,
+    TOLERANCE,
+    B,
+    T,
+    all_rows,
+    append,
+    at_last,
+    candidate_rewards,
+    compiled,
+    equations,
+    last,
+    prefilled,
+    score,
+    states,
+    wider,
+)
 from tests.rewards.conftest import CONFIGS
 
-RNG = np.random.default_rng(1)
-B, T = 4, 9
-TOKENS = jnp.asarray(RNG.integers(3, 128, (B, T)), jnp.int32)
-LENGTHS = jnp.array([9, 3, 6, 1], jnp.int32)
-TOLERANCE = {"rtol": 2e-4, "atol": 2e-5}
-
-
-@functools.partial(jax.jit, static_argnums=(0, 4))
-def lm_states(config, params, tokens, lengths, layers):
-    positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
-    mask = causal_mask(lengths, tokens.shape[1])
-    return forward(config, params, tokens, positions, mask, capture=layers)[0]
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1), static_argnames="sizes")
-def compiled(name, model, *args, sizes=()):
-    """A method of the contract; compiled, for one operation at a time is slower by far."""
-    return getattr(model, name)(*args, **dict(sizes))
-
-
-def states(lm, tokens, lengths, layers):
-    return lm_states(lm.config, lm.params, tokens, lengths, layers)
-
-
-def score(lm, model, params, tokens, lengths):
-    hidden = states(lm, tokens, lengths, model.layers)
-    return compiled("token_rewards", model, params, tokens, lengths, hidden)
-
-
-def prefilled(lm, model, params, tokens, lengths, extra=8, candidates=8):
-    hidden = states(lm, tokens, lengths, model.layers)
-    sizes = (("max_new_tokens", extra), ("num_candidates", candidates))
-    cache = compiled("prefill", model, params, tokens, lengths, hidden, sizes=sizes)
-    return cache, at_last(hidden, lengths)
-
-
-def candidate_rewards(model, params, cache, hidden, candidates):
-    return compiled("candidate_rewards", model, params, cache, hidden, candidates)
-
-
-@functools.partial(jax.jit, static_argnums=(0, 4, 5))
-def all_rows(model, params, cache, hidden, batch, chunk):
-    return model.rows(params, cache, hidden, batch, chunk)
-
-
-@jax.jit
-def at_last(hidden, lengths):
-    rows = jnp.arange(lengths.shape[0])
-    return {layer: h[rows, lengths - 1] for layer, h in hidden.items()}
-
-
-def append(tokens, lengths, new):
-    """Right-padded tokens with new[b] put behind row b's last token."""
-    tokens = np.array(tokens)
-    tokens[np.arange(len(tokens)), lengths] = new
-    return jnp.asarray(tokens), lengths + 1
-
-
-def wider(tokens, n):
-    """The same texts with n more columns of padding."""
-    return np.pad(tokens, ((0, 0), (0, n)))
-
-
-def last(rewards, lengths):
-    return np.asarray(rewards)[np.arange(len(lengths)), lengths - 1]
+RNG = np.random.default_rng(2)
 
 
 def test_candidates_equal_scoring_each_text_from_scratch(tiny_lm, reward_model):
@@ -195,25 +147,9 @@ def test_the_first_token_of_a_base_lm_text_has_no_score(tiny_lm, made):
     assert (np.asarray(score(tiny_lm, model, params, TOKENS, LENGTHS))[:, 0] == 0).all()
 
 
-def test_rank_of_arm_is_at_most_d(tiny_lm, made):
-    """128 prefixes x 128 tokens, d = 32: the matrix has rank <= 32 (and RAD's has more)."""
-    prefixes = jnp.asarray(RNG.integers(3, 128, (120, 6)), jnp.int32)
-    lengths = jnp.full(120, 6, jnp.int32)
-    ranks = {}
-    for name in ("arm-base", "arm-own", "rad-one-layer"):
-        model, params = made(name)
-        cache, hidden = prefilled(tiny_lm, model, params, prefixes, lengths, 0, 64)
-        rows = np.asarray(all_rows(model, params, cache, hidden, 120, 64)[..., 0], np.float64)
-        singular = np.linalg.svd(rows, compute_uv=False)
-        ranks[name] = int((singular > 1e-5 * singular[0]).sum())
-    assert ranks["arm-base"] <= tiny_lm.config.hidden_size
-    assert ranks["arm-own"] <= tiny_lm.config.hidden_size
-    assert ranks["rad-one-layer"] > tiny_lm.config.hidden_size
-
-
 def test_training_touches_observed_tokens_only(tiny_lm, made):
-    """Nothing of size ... x |V| exists: only the frozen embedding has a vocabulary axis."""
-    for name in ("arm-base", "arm-own"):
+    """Nothing of size B x T x |V| exists: only embeddings and factors have a vocabulary axis."""
+    for name in ("arm-base", "arm-own", "arm_rank-own-lora", "arm_factors-base", "mlp-base"):
         model, params = made(name)
         hidden = states(tiny_lm, TOKENS, LENGTHS, model.layers)
 
@@ -224,20 +160,11 @@ def test_training_touches_observed_tokens_only(tiny_lm, made):
         jaxpr = jax.make_jaxpr(jax.grad(loss))(params.trainable)
         wide = [
             var.aval.shape
-            for eqn in _equations(jaxpr.jaxpr)
+            for eqn in equations(jaxpr.jaxpr)
             for var in eqn.outvars
-            if 128 in getattr(var.aval, "shape", ()) and var.aval.shape != (128, 32)
+            if 128 in getattr(var.aval, "shape", ()) and var.aval.size >= B * T * 128
         ]
         assert not wide, wide
-
-
-def _equations(jaxpr):
-    for eqn in jaxpr.eqns:
-        yield eqn
-        for value in eqn.params.values():
-            inner = getattr(value, "jaxpr", value)
-            if hasattr(inner, "eqns"):
-                yield from _equations(inner)
 
 
 def test_prior_deltas_are_the_token_part(tiny_lm, made):
