@@ -31,6 +31,14 @@ COMMANDS: dict[tuple[str, ...], tuple[str, str]] = {
         "rewardjax.decode.evaluate:main",
         "score generated texts: sentiment, toxicity, perplexity, diversity",
     ),
+    ("analyze", "rank"): (
+        "rewardjax.experiments.rank:main",
+        "spectrum and rank of what a reward model learned",
+    ),
+    ("analyze", "controls"): (
+        "rewardjax.experiments.controls:main",
+        "what each rank can fit, on two matrices whose best fit is known",
+    ),
 }
 """Words of the command → (`module:function` taking argv and returning the exit status, help)."""
 
