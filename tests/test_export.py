@@ -15,10 +15,19 @@ from rewardjax.rewards import RewardModelConfig
 from tests.conftest import tiny_config, tiny_tokenizer
 from tests.trained import random_params, save_random
 
+token_rewards = jax.jit(lambda model, *args: model.token_rewards(*args, {}), static_argnums=0)
 CONFIGS = {
     "arm-base": RewardModelConfig(layer=2, outputs=2),
     "arm-own": RewardModelConfig(backbone="own", num_layers=2),
     "rad": RewardModelConfig("rad", "own"),
+    "arm-no-baseline": RewardModelConfig(baseline=False),
+    "arm_rank": RewardModelConfig("arm_rank", rank=3),
+    "arm_factors": RewardModelConfig("arm_factors", "own", num_layers=1, rank=3, outputs=2),
+    "mlp": RewardModelConfig("mlp", rank=3),
+}
+LORA = {
+    "arm-lora": RewardModelConfig(backbone="own", num_layers=2, lora_rank=2),
+    "rad-lora": RewardModelConfig("rad", "own", num_layers=1, lora_rank=2, lora_alpha=4.0),
 }
 
 
@@ -34,6 +43,61 @@ def test_what_is_loaded_is_what_was_in_memory(tiny_lm, tmp_path, name):
     bound = loaded.bind(tiny_lm)
     assert bound[0] == model
     jax.tree.map(np.testing.assert_array_equal, tuple(bound[1]), tuple(params))
+
+
+@pytest.mark.parametrize("name", LORA)
+def test_adapters_are_saved_alone_and_bound_merged(tiny_lm, tmp_path, name):
+    """Loaded: adapters and head. Bound: the merged model, which scores as the adapted one."""
+    from safetensors.numpy import load_file
+
+    config = LORA[name]
+    model, params, _ = random_params(tiny_lm, config, scale=0.3)
+    path = save_random(tmp_path / "rm", tiny_lm, config, scale=0.3)
+    names = set(load_file(path / "model.safetensors"))
+    assert {n.split(".")[0] for n in names} == {"head", "lora"}
+    assert "lora.0.self_attn.q_proj.a" in names
+    loaded = rj.load_reward_model(path)
+    assert loaded.config == config
+    jax.tree.map(np.testing.assert_array_equal, loaded.trainable, params.trainable)
+    merged, bound = loaded.bind(tiny_lm)
+    assert merged.config == dataclasses.replace(config, lora_rank=0)
+    assert "lora" not in bound.trainable
+    tokens, lengths = jnp.array([[5, 9, 7, 30, 31]]), jnp.array([5])
+    expected = token_rewards(model, params, tokens, lengths)
+    got = token_rewards(merged, bound, tokens, lengths)
+    np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
+    texts = rj.reward(tiny_lm, loaded, [[5, 9, 7, 30, 31]])
+    np.testing.assert_allclose(texts[0], expected[0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["rad-lora", "arm-own"])
+def test_frozen_weights_must_be_those_it_was_trained_on(tiny_lm, tiny_lm_dir, tmp_path, name):
+    """What is not in the directory is read from the backbone's source: another one is refused."""
+    config = dataclasses.replace((CONFIGS | LORA)[name], init=str(tiny_lm_dir))
+    path = save_random(tmp_path / "rm", tiny_lm, config)
+    rj.load_reward_model(path).bind(tiny_lm)
+    _rewrite(path / "config.json", backbone_fingerprint="another")
+    with pytest.raises(rj.RewardJaxError, match=f"has fingerprint {tiny_lm.fingerprint}, but this"):
+        rj.load_reward_model(path).bind(tiny_lm)
+
+
+@pytest.mark.parametrize("name", ["arm_factors", "rad-lora"])
+def test_a_backbone_runs_in_the_lms_dtype_and_the_head_in_float32(tiny_lm_dir, tmp_path, name):
+    lm = rj.load_lm(str(tiny_lm_dir), dtype="bfloat16")
+    loaded = rj.load_reward_model(save_random(tmp_path / "rm", lm, (CONFIGS | LORA)[name]))
+    model, params = loaded.bind(lm)
+    bodies = [tree["backbone"] for tree in params if "backbone" in tree]
+    assert {x.dtype for x in jax.tree.leaves(bodies)} == {np.dtype("bfloat16")}
+    assert {x.dtype for x in jax.tree.leaves(params.trainable["head"])} == {np.dtype("float32")}
+    tokens, lengths = jnp.array([[5, 9, 7, 30, 31]]), jnp.array([5])
+    rewards = token_rewards(model, params, tokens, lengths)
+    assert rewards.dtype == jnp.float32
+    # the same weights in float32 give about the same numbers
+    wide = jax.tree.map(lambda x: x.astype(jnp.float32), params)
+    exact = np.asarray(token_rewards(model, wide, tokens, lengths))
+    np.testing.assert_allclose(rewards, exact, atol=0.1 * np.abs(exact).max())
+    generated = rj.generate(lm, [[5, 9]], reward_model=loaded, beta=1.0, max_new_tokens=2)
+    assert np.isfinite(generated[0][0].rewards).all()
 
 
 def test_only_the_trainable_part_is_saved(tiny_lm, tmp_path):

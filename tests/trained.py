@@ -6,14 +6,15 @@ from rewardjax.export import save_reward_model, start
 
 
 def random_params(lm, config, *, scale=0.2):
-    """Static model, parameters whose head is random, so that it steers, and the fingerprint."""
+    """Static model, parameters whose head (and adapters) are random, and the fingerprint."""
     model, weights, fingerprint = start(config, lm)
     params = model.init(jax.random.key(5), weights)
-    leaves, tree = jax.tree.flatten(params.trainable["head"])
+    given = {name: tree for name, tree in params.trainable.items() if name != "backbone"}
+    leaves, tree = jax.tree.flatten(given)
     keys = jax.random.split(jax.random.key(6), len(leaves))
     noisy = [x + scale * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
-    head = {"head": jax.tree.unflatten(tree, noisy)}
-    return model, params._replace(trainable=params.trainable | head), fingerprint
+    new = params.trainable | jax.tree.unflatten(tree, noisy)
+    return model, params._replace(trainable=new), fingerprint
 
 
 def save_random(directory, lm, config, *, link="clip", scale=0.2):

@@ -75,7 +75,7 @@ def test_rows_are_every_tokens_candidate_reward(tiny_lm, reward_model):
 def test_a_row_alone_equals_the_row_in_a_ragged_batch(tiny_lm, reward_model):
     model, params = reward_model
     together = score(tiny_lm, model, params, TOKENS, LENGTHS)
-    for row in range(B):
+    for row in (1, 3):  # the others are as long, or nearly; each length is compiled anew
         n = int(LENGTHS[row])
         alone = score(tiny_lm, model, params, TOKENS[row : row + 1, :n], LENGTHS[row : row + 1])
         np.testing.assert_allclose(together[row, :n], alone[0], rtol=1e-5, atol=1e-5)
