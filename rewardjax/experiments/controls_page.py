@@ -33,7 +33,9 @@ def controls_table(outcome: Outcome, task: Task) -> Table:
                 Cell(ratio(sum(values) / len(values)), f"{ratio(min(values))} to "
                      f"{ratio(max(values))}"),
                 Cell("–" if floor is None else ratio(floor / zero_mse(task, n))),
-                Cell("–" if over is None else f"{100 * max(over):+.4f}%"),
+                Cell("–")
+                if over is None
+                else Cell(f"{max(over, key=abs):+.0e}"),
                 Cell(" to ".join(dict.fromkeys((str(ranks[0]), str(ranks[-1]))))),
             )
         )  # fmt: skip
@@ -41,7 +43,7 @@ def controls_table(outcome: Outcome, task: Task) -> Table:
         Cell("model"),
         Cell("error / predicting 0", f"mean and range of {len(outcome.config.seeds)} seeds"),
         Cell("floor / predicting 0"),
-        Cell("above its floor", "worst seed"),
+        Cell("error / floor − 1", "seed farthest from 0"),
         Cell("rank of the matrix", "of n"),
     )
     title = f"{task}, n = {n}"
@@ -147,6 +149,8 @@ def _numbers(outcome: Outcome) -> list[html.KeyNumber]:
     return [
         html.KeyNumber("identity, RAD: error over predicting 0", worst("identity", "rad"), "worst"),
         html.KeyNumber("identity, ARM of full rank", worst("identity", "arm"), "worst seed"),
-        html.KeyNumber("identity, ARM of rank r: above its floor", f"{100 * over:.2g}%", "worst"),
+        html.KeyNumber(
+            "identity, ARM of rank r above its floor", f"{over:+.0e}", "error / floor − 1, worst"
+        ),
         html.KeyNumber("triangle, RAD", worst("triangle", "rad"), "worst seed"),
     ]

@@ -15,11 +15,6 @@ from rewardjax.report.table import Cell, Table, number
 
 SMALLEST = 1e-9
 """Singular values are drawn down to this share of the largest: float32 rewards end before."""
-CUTOFF_NAMES = {
-    "float32": "float32",
-    "bfloat16": "bfloat16",
-    "float64": "float64",
-}
 CUTOFF_NOTE = (
     "Cut-offs are relative to the largest singular value: float32 and float64 are NumPy's"
     " max(N, columns)·eps, bfloat16 its eps alone, 2⁻⁷. Rewards are float32, so float64's cut-off"
@@ -198,7 +193,9 @@ def growth_table(parts: Mapping[str, Part], *, title: str = "") -> Table:
 
 def ratio(value: float) -> str:
     """A share as people read it: decimals where it has some, else a power of ten."""
-    return number(value, 4) if value >= 1e-3 or value == 0 else f"{value:.0e}"
+    if value == 0:
+        return "0"
+    return number(value, 4) if value >= 1e-3 else f"{value:.0e}"
 
 
 def _thin(values: np.ndarray, most: int = 400) -> tuple[np.ndarray, np.ndarray]:
