@@ -23,9 +23,17 @@ COMMANDS: dict[tuple[str, ...], tuple[str, str]] = {
         "rewardjax.train.distill:main",
         "train a reward model on another one's rewards",
     ),
+    ("train", "judge"): (
+        "rewardjax.train.judge:main",
+        "fit a judge of sentiment or toxicity on labelled texts",
+    ),
     ("decode", "guided"): (
         "rewardjax.decode.guided:main",
         "generate text with a reward model's guidance",
+    ),
+    ("compare",): (
+        "rewardjax.experiments.compare:main",
+        "train reward models alike, decode at several strengths, compare: tables, figures, a page",
     ),
     ("evaluate",): (
         "rewardjax.decode.evaluate:main",

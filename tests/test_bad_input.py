@@ -201,6 +201,8 @@ CASES = {
         ("guided", ["--prompt", "a", " "], {}, "--prompt ' ' is empty"),
         ("guided", ["--prompts", "a.txt"], {"a.txt": "a\n\nb\n"}, "a.txt:2: empty prompt"),
         ("guided", ["--prompts", "-"], {"-": "\n"}, "<standard input> holds no prompt"),
+        ("guided", ["--prompts", "data.jsonl", "--where", "label=1"], {}, "is no comparison"),
+        ("guided", [*PROMPT, "--where", "label>0"], {}, "expected --prompts FILE with them"),
         ("guided", [], {}, "expected either --prompt TEXT … or --prompts FILE, got neither"),
     ],
     "unknown key": [

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from rewardjax.errors import RewardJaxError
 
@@ -82,4 +82,43 @@ def bootstrap_mean(
     tail = 50.0 * (1.0 - level)
     low, high = np.percentile(np.concatenate(means), [tail, 100.0 - tail])
     value = float(np.sum(mass * values) / np.sum(mass))
+    return Interval(value, float(low), float(high), n)
+
+
+def bootstrap_auc(
+    scores: Float[np.ndarray, " N"],
+    labels: Bool[np.ndarray, " N"],
+    *,
+    resamples: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Interval:
+    """Area under the ROC curve (ties count half) with its percentile bootstrap interval over texts.
+
+    A resample weighs each text by a multinomial count. Texts of one score are taken together, so
+    that a resample's area is one weighted sum over the distinct scores. Resamples that draw one
+    kind of text only have no area and are left out.
+
+    Returns:
+      value, low, high; all NaN where the labels are all equal.
+    """
+    labels = np.asarray(labels, bool)
+    n = len(labels)
+    distinct, place = np.unique(np.asarray(scores, np.float64), return_inverse=True)
+
+    def area(weights: np.ndarray) -> float:
+        positive = np.bincount(place, weights * labels, len(distinct))
+        negative = np.bincount(place, weights * ~labels, len(distinct))
+        pairs = positive.sum() * negative.sum()
+        below = np.cumsum(negative) - negative / 2
+        return float(positive @ below / pairs) if pairs else float("nan")
+
+    value = area(np.ones(n))
+    if not np.isfinite(value):
+        return Interval(value, value, value, n)
+    rng = np.random.default_rng(seed)
+    share = np.full(n, 1.0 / n)
+    areas = [area(rng.multinomial(n, share)) for _ in range(resamples)]
+    tail = 50.0 * (1.0 - level)
+    low, high = np.nanpercentile(areas, [tail, 100.0 - tail])
     return Interval(value, float(low), float(high), n)

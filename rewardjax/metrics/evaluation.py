@@ -32,6 +32,8 @@ class Metric:
     version: str
     interval: Interval
     left_out: dict[str, int] = dataclasses.field(default_factory=dict)
+    note: str = ""
+    """what the scorer was fitted on"""
     per_prompt: tuple[np.ndarray, np.ndarray | None] | None = dataclasses.field(
         default=None, repr=False, compare=False
     )
@@ -50,6 +52,7 @@ class Metric:
             "prompts": n,
             "scorer": self.scorer,
             "version": self.version,
+            **({"note": self.note} if self.note else {}),
             **self.left_out,
         }
 
@@ -92,7 +95,9 @@ def evaluate(
     for scorer in scorers:
         for name, values in _judge(scorer, groups).items():
             key = f"{scorer.name}.{name.replace(' ', '_')}"
-            metrics[key] = Metric(name, scorer.name, scorer.version, **measured(values))
+            metrics[key] = Metric(
+                name, scorer.name, scorer.version, note=scorer.note, **measured(values)
+            )
     if lm is not None:
         read = _drawn(groups, perplexity_samples, seed)
         values, left_out = _perplexity(lm, read, batch_tokens, progress)

@@ -5,6 +5,7 @@
 | `vader` | sentiment | VADER's compound score, −1..1 |
 | `textblob` | sentiment | TextBlob's polarity, −1..1 |
 | `alt-profanity-check` | toxicity | probability that the text is offensive, 0..1 |
+| a folder of `rewardjax train judge` | its own | 2p − 1 (sentiment) or p (toxicity) |
 | `KIND=module:function` | as said | whatever the function returns |
 
 A sentiment scorer sees prompt + continuation and calls a text positive when its score is
@@ -39,13 +40,15 @@ Kind = Literal["sentiment", "toxicity", "score"]
 class Scorer:
     """A named, versioned function from texts to numbers.
 
-    `version` names what computed the number, such as "vaderSentiment 3.3.2".
+    `version` names what computed the number, such as "vaderSentiment 3.3.2"; `note` says what it
+    knows texts from, so that a reader can tell whether it is independent of the reward model.
     """
 
     name: str
     version: str
     kind: Kind
     function: Callable[[list[str]], Any]
+    note: str = ""
 
     def __call__(self, texts: Sequence[str]) -> Float[np.ndarray, " N"]:
         """Scores of N texts, float64.
@@ -74,6 +77,9 @@ class Scorer:
         return scores
 
 
+_LEXICON = "a lexicon, fitted on no labelled texts"
+
+
 def _vader() -> Scorer:
     module = require("vaderSentiment.vaderSentiment", "eval")
     analyzer = module.SentimentIntensityAnalyzer()
@@ -81,7 +87,7 @@ def _vader() -> Scorer:
     def compound(texts: list[str]) -> list[float]:
         return [analyzer.polarity_scores(text)["compound"] for text in texts]
 
-    return Scorer("vader", _distribution("vaderSentiment"), "sentiment", compound)
+    return Scorer("vader", _distribution("vaderSentiment"), "sentiment", compound, _LEXICON)
 
 
 def _textblob() -> Scorer:
@@ -90,7 +96,7 @@ def _textblob() -> Scorer:
     def polarity(texts: list[str]) -> list[float]:
         return [module.TextBlob(text).sentiment.polarity for text in texts]
 
-    return Scorer("textblob", _distribution("textblob"), "sentiment", polarity)
+    return Scorer("textblob", _distribution("textblob"), "sentiment", polarity, _LEXICON)
 
 
 def _alt_profanity_check() -> Scorer:
@@ -103,7 +109,20 @@ def _alt_profanity_check() -> Scorer:
         _distribution("alt-profanity-check"),
         "toxicity",
         module.predict_prob,
+        "fitted by its authors on Davidson's tweets and Jigsaw's Wikipedia comments",
     )
+
+
+def _judge(folder: str) -> Scorer:
+    from rewardjax.metrics.judge import judge_encoder, load_judge
+
+    judge = load_judge(folder)
+    encoder = judge_encoder(judge, folder)
+
+    def score(texts: list[str]) -> Any:
+        return judge.scores(judge.probability(encoder(texts, judge.name)))
+
+    return Scorer(judge.name, judge.version, judge.kind, score, judge.note)
 
 
 _BUILT_IN: dict[str, Callable[[], Scorer]] = {
@@ -115,24 +134,26 @@ DEFAULT_SCORERS = tuple(_BUILT_IN)
 
 
 def load_scorer(spec: str) -> Scorer:
-    """The scorer that `spec` names: a built-in name, `module:function` or `KIND=module:function`.
+    """The scorer that `spec` names: a built-in name, a judge's folder or `[KIND=]module:function`.
 
     Without a kind the function is a plain `score`. It is called with a list of N texts and
     returns N numbers. The module is looked for in the Python path and the working directory.
 
     Raises:
-      RewardJaxError: unknown name, module or function.
+      RewardJaxError: unknown name, module or function; a damaged judge, or another encoder.
       MissingExtra: the scorer's package is not installed; the message has the pip command.
     """
     if spec in _BUILT_IN:
         return _BUILT_IN[spec]()
+    if Path(spec).is_dir():
+        return _judge(spec)
     kind, _, target = spec.rpartition("=")
     kind = kind or "score"
     module_name, colon, function_name = target.partition(":")
     if not colon:
         raise RewardJaxError(
             f"unknown scorer {spec!r}{nearest(spec, _BUILT_IN)}; expected one of "
-            f"{', '.join(_BUILT_IN)}, or KIND=module:function"
+            f"{', '.join(_BUILT_IN)}, a judge's folder, or KIND=module:function"
         )
     if kind not in get_args(Kind):
         raise RewardJaxError(
@@ -155,7 +176,15 @@ def load_scorers(specs: Sequence[str]) -> list[Scorer]:
     twice = {spec for spec in specs if specs.count(spec) > 1}
     if twice:
         raise RewardJaxError(f"scorer {min(twice)!r} is named twice; name each scorer once")
-    return [load_scorer(spec) for spec in specs]
+    scorers = [load_scorer(spec) for spec in specs]
+    names = [scorer.name for scorer in scorers]
+    twice = {name for name in names if names.count(name) > 1}
+    if twice:
+        raise RewardJaxError(
+            f"two scorers are called {min(twice)!r}, and their numbers could not be told apart; "
+            'give one another "name" in its judge.json'
+        )
+    return scorers
 
 
 def _import(name: str, spec: str) -> ModuleType:

@@ -56,6 +56,7 @@ def metrics_table(
     notes = [f"{100 * level:g}% bootstrap intervals over prompts"]
     if versions:
         notes.append("; ".join(sorted(versions)))
+    notes += sorted({f"{m.scorer}: {m.note}" for m in shown.values() if m.note})
     for name, metrics in results.items():
         for metric in metrics.values():
             if any(metric.left_out.values()):

@@ -143,6 +143,25 @@ def test_an_index_keeps_its_rows_texts_wherever_it_stands(run, tmp_path):
     assert by_index(lines[1:2])[1] == {key: straight[key] for key in [(5, 0), (5, 1)]}
 
 
+def test_prompts_are_chosen_and_keep_their_texts(run, tmp_path):
+    path = tmp_path / "p.jsonl"
+    rows = [("a film", 0.9), ("a", 0.1), ("the", None), ("I", 0.7), ("it was", 0.6)]
+    path.write_text("".join(json.dumps({"prompt": p, "score": x}) + "\n" for p, x in rows))
+
+    def generated(*flags):
+        rows = parse(run(*flags, prompts=())[1])
+        return [(row["prompt_index"], row["prompt"], row["token_ids"]) for row in rows]
+
+    everything = generated("--prompts", path)
+    chosen = ["--prompts", path, "--where", "score>=0.5", "--where", "score<0.8"]
+    kept = generated(*chosen)
+    assert kept == [row for row in everything if row[0] in (3, 4)]
+    draw = [*chosen, "--shuffle-seed", "0", "--limit", "1"]
+    one, other = (generated(*draw, "--offset", n) for n in (0, 1))
+    assert sorted(one + other, key=lambda row: row[0]) == kept
+    assert "--prompts FILE" in run("--limit", "1")[2]
+
+
 def test_out_holds_what_standard_output_shows(run, tmp_path):
     shown = run("--out", "-")[1]
     assert run("--out", tmp_path / "a.jsonl") == (0, b"", "")

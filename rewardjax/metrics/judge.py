@@ -1,0 +1,199 @@
+"""A judge of texts: sentence encoder + logistic regression, fitted on labelled texts of one's own.
+
+A judge is independent of a reward model only if it was fitted on other texts, so it carries what
+it was fitted on (`Judge.note`, shown under every table it fills). On disk it is a folder of
+judge.json and weights.safetensors; the encoder itself is not copied, only named and hashed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from rewardjax.errors import RewardJaxError, require
+from rewardjax.metrics.bootstrap import Interval, bootstrap_auc
+from rewardjax.metrics.encoder import Encoder, load_encoder
+
+FORMAT = 1
+JudgeKind = Literal["sentiment", "toxicity"]
+
+
+@dataclass(frozen=True)
+class Judge:
+    """p(positive | text) = sigmoid(weights · encoder(text) + bias)."""
+
+    name: str
+    kind: JudgeKind
+    encoder: dict[str, str]
+    """spec (an alias or a folder), name, version, sha256"""
+    weights: Float[np.ndarray, " D"]
+    bias: float
+    fitted_on: list[dict[str, Any]]
+    """one entry per source: name, file, sha256, texts, positive"""
+    remark: str = ""
+    """what the person who fitted it says of it"""
+    threshold: float = 0.5
+    """of the probability; written down for readers of judge.json"""
+    record: dict[str, Any] = field(default_factory=dict)
+    """how it was fitted, and how well it does"""
+
+    @property
+    def note(self) -> str:
+        """What it was fitted on, in a line."""
+        parts = ", ".join(f"{source['name']} ({source['texts']:,})" for source in self.fitted_on)
+        return f"fitted on {parts}" + (f"; {self.remark}" if self.remark else "")
+
+    @property
+    def version(self) -> str:
+        """The encoder's version, and a hash of the weights upon it."""
+        digest = hashlib.sha256(self.weights.tobytes() + np.float64(self.bias).tobytes())
+        return f"{self.encoder['version']} + logistic {digest.hexdigest()[:12]}"
+
+    def probability(self, vectors: Float[np.ndarray, "N D"]) -> Float[np.ndarray, " N"]:
+        """p(positive) of encoded texts, float64."""
+        if vectors.shape[1] != len(self.weights):
+            raise RewardJaxError(
+                f"judge {self.name!r} has {len(self.weights)} weights and its encoder returns "
+                f"vectors of {vectors.shape[1]}; fit the judge again with this encoder"
+            )
+        logits = vectors @ self.weights + self.bias
+        return np.exp(-np.logaddexp(0.0, -logits))
+
+    def scores(self, probability: Float[np.ndarray, " N"]) -> Float[np.ndarray, " N"]:
+        """2p − 1 for sentiment (positive above 0), p for toxicity (toxic from .5)."""
+        return 2.0 * probability - 1.0 if self.kind == "sentiment" else probability
+
+
+def fit(
+    vectors: Float[np.ndarray, "N D"],
+    labels: Bool[np.ndarray, " N"],
+    groups: Int[np.ndarray, " N"],
+    *,
+    choices: Sequence[float],
+    folds: int = 5,
+    balance: bool = True,
+) -> tuple[Float[np.ndarray, " D"], float, dict[str, Any]]:
+    """L2-regularised logistic regression, its inverse strength C chosen by cross-validation.
+
+    Args:
+      groups: texts of one group are never on both sides of a fold.
+      choices: values of C; the one with the least mean held-out log loss is taken.
+      balance: weigh the two classes alike, whatever their counts.
+
+    Returns:
+      Weights, bias, and {"C", "log_loss": C → mean over the folds}.
+
+    Raises:
+      RewardJaxError: one kind of text only, or fewer groups than folds.
+    """
+    require("sklearn", "judges")
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import GroupKFold, cross_val_score
+
+    if len(np.unique(labels)) < 2 or len(np.unique(groups)) < folds:
+        raise RewardJaxError(
+            f"{int(labels.sum())} positive of {len(labels)} texts, {len(np.unique(groups))} of "
+            f"them apart; expected both kinds and at least {folds} (--folds)"
+        )
+
+    def model(c: float) -> Any:
+        return LogisticRegression(C=c, max_iter=2000, class_weight="balanced" if balance else None)
+
+    loss = {}
+    for c in choices:
+        part = cross_val_score(
+            model(c), vectors, labels, groups=groups, cv=GroupKFold(folds), scoring="neg_log_loss"
+        )
+        loss[c] = -float(np.mean(part))
+    best = min(loss, key=lambda c: loss[c])
+    fitted = model(best).fit(vectors, labels)
+    record = {"C": best, "log_loss": {f"{c:g}": value for c, value in loss.items()}}
+    return np.asarray(fitted.coef_[0], np.float64), float(fitted.intercept_[0]), record
+
+
+def quality(
+    scores: Float[np.ndarray, " N"],
+    labels: Bool[np.ndarray, " N"],
+    positive: Bool[np.ndarray, " N"],
+) -> tuple[Interval, float]:
+    """AUC with its 95% interval over texts, and the share of texts called right.
+
+    Args:
+      positive: what the scorer calls each text.
+    """
+    return bootstrap_auc(scores, labels), float(np.mean(positive == labels))
+
+
+def save_judge(judge: Judge, folder: str | Path) -> None:
+    """Write weights.safetensors and then judge.json, without which the folder is no judge."""
+    from safetensors.numpy import save_file
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "judge.json").unlink(missing_ok=True)
+    weights = {"weights": np.ascontiguousarray(judge.weights), "bias": np.array([judge.bias])}
+    save_file(weights, folder / "weights.safetensors")
+    values = {"format": FORMAT, **dataclasses.asdict(judge)}
+    del values["weights"], values["bias"]
+    text = json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False)
+    (folder / "judge.json").write_text(text + "\n", encoding="utf-8")
+
+
+def load_judge(folder: str | Path) -> Judge:
+    """The judge in a folder, without its encoder.
+
+    Raises:
+      RewardJaxError: a damaged folder, or one of another format.
+    """
+    from safetensors.numpy import load_file
+
+    path = Path(folder) / "judge.json"
+    try:
+        values = json.loads(path.read_text("utf-8"))
+        if values.pop("format") != FORMAT:
+            raise ValueError(f"format is not {FORMAT}")
+        arrays = load_file(Path(folder) / "weights.safetensors")
+        weights, bias = arrays["weights"], arrays["bias"]
+        judge = Judge(**values, weights=weights.astype(np.float64), bias=float(bias[0]))
+        sound = (
+            judge.kind in get_args(JudgeKind)
+            and weights.ndim == 1
+            and bool(np.isfinite(weights).all())
+            and np.isfinite(judge.bias)
+            and judge.threshold == 0.5
+            and all(isinstance(judge.encoder[key], str) for key in ("spec", "version", "sha256"))
+            and isinstance(judge.note, str)
+        )
+        if not sound:
+            raise ValueError("a value is not what it should be")
+    except Exception as error:  # whatever a file of another kind can lead to
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
+        raise RewardJaxError(
+            f"{str(path)!r} is damaged or of another version ({reason}); fit the judge again with "
+            "`rewardjax train judge`"
+        ) from error
+    return judge
+
+
+def judge_encoder(judge: Judge, path: str | Path = "") -> Encoder:
+    """The encoder that a judge was fitted on.
+
+    Raises:
+      RewardJaxError: it is not there, or it has other weights now.
+    """
+    encoder = load_encoder(judge.encoder["spec"])
+    if encoder.sha256 != judge.encoder["sha256"]:
+        raise RewardJaxError(
+            f"judge {str(path) or judge.name!r} was fitted on the encoder "
+            f"{judge.encoder['version']} with other weights than {encoder.version}; "
+            "fit it again, or set encoder.spec in judge.json to where that encoder is"
+        )
+    return encoder
