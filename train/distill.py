@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from rewardjax import config as settings_file
-from rewardjax.data.settings import DataConfig, fill, span
+from rewardjax.data.settings import DataConfig, fill
 from rewardjax.errors import RewardJaxError
 from rewardjax.lm import LM
 
@@ -65,7 +65,7 @@ def _without_labels(data: DataConfig) -> DataConfig:
     """Texts alone: a constant in place of labels, so that no column of theirs is read."""
     if data.constant_label is not None:
         return data
-    return dataclasses.replace(data, constant_label=span(data)[0])
+    return dataclasses.replace(data, constant_label=fill(data).label_min)
 
 
 def main(argv: list[str]) -> int:

@@ -7,14 +7,21 @@ from rewardjax import config as settings_file
 from rewardjax.data.examples import DataConfig
 from rewardjax.errors import RewardJaxError
 from rewardjax.rewards import RewardModelConfig
-from rewardjax.train import settings
-from rewardjax.train.settings import EvalConfig, ObjectiveConfig, OptimConfig, TrainConfig
+from rewardjax.train import checks
+from rewardjax.train.settings import (
+    DistillConfig,
+    DistillObjectiveConfig,
+    EvalConfig,
+    ObjectiveConfig,
+    OptimConfig,
+    TrainConfig,
+)
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
 
 def test_defaults_are_valid():
-    settings.check(TrainConfig())
+    checks.check(TrainConfig())
 
 
 @pytest.mark.parametrize(
@@ -38,21 +45,61 @@ def test_defaults_are_valid():
 )
 def test_bad_settings(changes, expected):
     with pytest.raises(RewardJaxError, match=expected):
-        settings.check(TrainConfig(**changes))
+        checks.check(TrainConfig(**changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"teacher": ""}, "teacher is empty; expected the folder of a trained reward model"),
+        (
+            {"objective": DistillObjectiveConfig("candidates", 0)},
+            "objective.num_candidates is 0; expected at least 1",
+        ),
+        (
+            {"objective": DistillObjectiveConfig("delta", 1, False)},
+            "delta compares candidates with each other, and there is 1",
+        ),
+        (
+            {"objective": DistillObjectiveConfig(level_weight=float("nan"))},
+            "objective.level_weight is nan; expected at least 0",
+        ),
+        (
+            {"objective": DistillObjectiveConfig(num_random_tokens=0)},
+            "objective.num_random_tokens is 0; expected at least 1",
+        ),
+        ({"data": DataConfig(labels=("a", "b"))}, "expected as many outputs as label columns"),
+    ],
+)
+def test_bad_settings_of_distillation(changes, expected):
+    with pytest.raises(RewardJaxError, match=expected):
+        checks.check(DistillConfig(**{"teacher": "rm", **changes}))
+
+
+def test_distillation_needs_no_labels():
+    outputs = RewardModelConfig(outputs=2)
+    checks.check(DistillConfig(teacher="rm", reward_model=outputs))
+    assert not checks.labelled(DistillConfig())
+    assert not checks.labelled(DistillConfig(data=DataConfig(constant_label=1.0)))
+    assert checks.labelled(DistillConfig(data=DataConfig(labels=("a",))))
+    assert checks.labelled(DistillConfig(data=DataConfig(dataset="sst2")))
+    assert checks.labelled(TrainConfig())
 
 
 def test_differences_ignore_what_may_change():
     old = TrainConfig()
     same = dataclasses.replace(old, resume=True, optim=OptimConfig(steps=7))
-    assert settings.differences(old, same) == []
+    assert checks.differences(old, same) == []
     other = dataclasses.replace(old, seed=1, optim=OptimConfig(learning_rate=1.0))
-    assert settings.differences(old, other) == ["seed", "optim.learning_rate"]
+    assert checks.differences(old, other) == ["seed", "optim.learning_rate"]
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("sst2_*.yaml")), ids=lambda path: path.name)
 def test_shipped_configs_are_valid_and_every_key_is_commented(path):
-    config = settings_file.from_dict(TrainConfig, settings_file.load_yaml(path), source=str(path))
-    settings.check(config)
+    values = settings_file.load_yaml(path)
+    kind = DistillConfig if "teacher" in values else TrainConfig
+    config = settings_file.from_dict(kind, values, source=str(path))
+    checks.check(config)
     for number, line in enumerate(path.read_text().splitlines(), 1):
         code, _, comment = line.partition("#")
         if ":" in code and code.split(":", 1)[1].strip():

@@ -11,6 +11,7 @@ import pytest
 from rewardjax import rewards
 from rewardjax.rewards import RewardModelConfig, RewardParams
 from rewardjax.train import step
+from rewardjax.train.losses import Inputs, LabelLoss
 from rewardjax.train.settings import ObjectiveConfig, OptimConfig
 
 D, V = 32, 128
@@ -20,6 +21,7 @@ LENGTHS = jnp.array([5, 8, 2, 0])
 TOKENS = jnp.asarray(RNG.integers(0, V, (4, 8)), jnp.int32)
 LABELS = jnp.array([[1.0], [0.0], [0.5], [0.0]])
 HIDDEN = {3: jnp.asarray(RNG.normal(size=(4, 8, D)), jnp.float32)}
+INPUTS = Inputs(TOKENS, LENGTHS, LABELS, HIDDEN)
 
 
 @pytest.fixture(scope="module")
@@ -70,18 +72,26 @@ def slow_loss(params, objective, random_tokens=None):
 def test_loss_is_the_slow_formula(arm, start_params, name, prior):
     objective = ObjectiveConfig(name, prior)
     key = jax.random.key(5)
-    got, (mean, penalty) = step.loss(
-        arm, objective, start_params, TOKENS, LENGTHS, LABELS, HIDDEN, key
-    )
+    got, (mean, penalty) = step.loss(arm, LabelLoss(objective), start_params, INPUTS, key)
     random_tokens = np.asarray(jax.random.randint(key, TOKENS.shape, 0, V, TOKENS.dtype))
     want = slow_loss(start_params, objective, random_tokens if prior else None)
     np.testing.assert_allclose([got, mean, penalty], want, rtol=2e-5)
 
 
+def test_the_prior_is_a_mean_over_several_random_tokens(arm, start_params):
+    objective, key = ObjectiveConfig(prior_weight=0.7, num_random_tokens=3), jax.random.key(5)
+    _, (mean, penalty) = step.loss(arm, LabelLoss(objective), start_params, INPUTS, key)
+    drawn = np.asarray(jax.random.randint(key, (3, *TOKENS.shape), 0, V, TOKENS.dtype))
+    assert not (drawn[0] == drawn[1]).all()
+    each = [slow_loss(start_params, objective, random_tokens) for random_tokens in drawn]
+    np.testing.assert_allclose(penalty, np.mean([prior for _, _, prior in each]), rtol=2e-5)
+    np.testing.assert_allclose(mean, each[0][1], rtol=2e-5)
+
+
 def run(arm, params, state, objective=MSE, optim=ADAMW, **changes):
-    inputs = {"tokens": TOKENS, "lengths": LENGTHS, "labels": LABELS, "hidden": HIDDEN, **changes}
+    inputs, loss = INPUTS._replace(**changes), LabelLoss(objective)
     return step.train_step(
-        state, params.frozen, **inputs, model=arm, objective=objective, optim=optim, steps=10
+        state, params.frozen, inputs, model=arm, objective=loss, optim=optim, steps=10
     )
 
 
@@ -111,9 +121,7 @@ def test_first_update_is_adamw_by_hand(arm, start_params):
 
     def objective_of(trainable):
         params = RewardParams(trainable, start_params.frozen)
-        return step.loss(
-            arm, objective, params, TOKENS, LENGTHS, LABELS, HIDDEN, jax.random.key(0)
-        )[0]
+        return step.loss(arm, LabelLoss(objective), params, INPUTS, jax.random.key(0))[0]
 
     grads = jax.grad(objective_of)(start_params.trainable)
     state, metrics = run(arm, start_params, fresh(start_params, optim), optim=optim)

@@ -13,7 +13,7 @@ import pytest
 from rewardjax import config as settings_file
 from rewardjax.checkpoint import Checkpoints
 from rewardjax.data import features
-from rewardjax.data.examples import DataConfig
+from rewardjax.data.settings import DataConfig, fill
 from rewardjax.errors import RewardJaxError
 from rewardjax.export import load_reward_model, start
 from rewardjax.lm import output_embedding
@@ -70,7 +70,7 @@ def test_run_directory(tiny_lm, settings, reviews):
     assert names == {"config.yaml", "metrics.jsonl", "checkpoints", "reward_model"}
     saved = settings_file.load_yaml(result.run_dir / "config.yaml")
     again = settings_file.from_dict(type(config), saved)
-    assert again == dataclasses.replace(config, lm=tiny_lm.source)
+    assert again == dataclasses.replace(config, lm=tiny_lm.source, data=fill(config.data))
     rows = [json.loads(line) for line in (result.run_dir / "metrics.jsonl").open()]
     assert rows == result.history
     assert rows[0]["data/train_texts"] + rows[0]["data/eval_texts"] == len(reviews[0])
@@ -81,11 +81,16 @@ def test_run_directory(tiny_lm, settings, reviews):
         "l2_grads",
         "learning_rate",
         "tokens_per_second",
+        "train/seconds",
     }
     assert all(set(row) == trained for row in rows if "train/loss" in row)
     assert [row["step"] for row in rows if "eval/auc" in row] == [0, 10, 20, 30]
     with Checkpoints(result.run_dir / "checkpoints") as checkpoints:
         assert checkpoints.steps == [10, 20, 30]
+    assert rows[0]["model/trainable_parameters"] == 32 + 32 * 32 == result.trainable_parameters
+    seconds = [row["train/seconds"] for row in rows[1:]]
+    assert seconds == sorted(seconds)
+    assert 0 < seconds[0] < seconds[-1] == result.seconds
 
     with pytest.raises(RewardJaxError, match="is not empty; continue its run with --resume"):
         train(config, lm=tiny_lm, texts=reviews[0], labels=reviews[1])
@@ -95,6 +100,7 @@ def test_run_directory(tiny_lm, settings, reviews):
     )
     assert leaves_equal(resumed.reward_model.trainable, result.reward_model.trainable)
     assert resumed.metrics == result.metrics
+    assert resumed.seconds == result.seconds
     for changed, expected in (
         ({"seed": 1}, "seed differ"),
         ({"optim": dataclasses.replace(config.optim, clip=1.0)}, "optim.clip differ"),
@@ -106,7 +112,7 @@ def test_run_directory(tiny_lm, settings, reviews):
                 texts=reviews[0],
                 labels=reviews[1],
             )
-    with pytest.raises(RewardJaxError, match="its LM or its texts are not those"):
+    with pytest.raises(RewardJaxError, match="its LM, texts or teacher are not those"):
         train(
             dataclasses.replace(config, resume=True),
             lm=tiny_lm,
@@ -158,6 +164,7 @@ def test_resumed_is_uninterrupted_bit_for_bit(
     for run in (whole, cut):
         for row in run.history:
             row.pop("tokens_per_second", None)
+            row.pop("train/seconds", None)
     assert cut.history == whole.history
     assert cut.metrics == whole.metrics
 
