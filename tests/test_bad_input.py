@@ -478,7 +478,7 @@ def test_interrupted_download(tiny_lm_dir, capsys, monkeypatch):
     monkeypatch.setattr("huggingface_hub.snapshot_download", interrupted)
     monkeypatch.setattr("datasets.load_dataset", interrupted)
     argv = command("guided", [*PROMPT, "--lm", "owner/name"], "")
-    refused(argv, capsys, "'owner/name' is no alias (smollm2-135m) and no existing path, and")
+    refused(argv, capsys, "'owner/name' is no alias (smollm2-135m, gemma3-270m) and no existing")
     refused(argv, capsys, "peer closed connection without sending")
     argv = command("train", ["--data.hub", "owner/name"], tiny_lm_dir)
     refused(argv, capsys, "dataset 'owner/name', split 'train', could not be loaded: peer closed")

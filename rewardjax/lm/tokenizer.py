@@ -131,7 +131,8 @@ def _as_gemma(meta: dict[str, Any]) -> dict[str, Any]:
     become ordinary tokens of ▁. Merges follow the order of the tokens, which the scores of
     user-defined ones (-1000) do not.
     """
-    tokens, kinds = list(meta["tokens"]), list(meta.get("token_type") or ())
+    tokens = list(meta["tokens"])
+    kinds: list[int] = list(meta.get("token_type") or ())
     for i, token in enumerate(tokens):
         if token and not token.strip(" "):
             tokens[i] = "▁" * len(token)
