@@ -17,6 +17,14 @@ LLAMA_NAMES = {
     "mlp.up_proj.weight": "ffn_up.weight",
     "mlp.down_proj.weight": "ffn_down.weight",
 }
+GEMMA3_NAMES = {
+    **LLAMA_NAMES,
+    "self_attn.q_norm.weight": "attn_q_norm.weight",
+    "self_attn.k_norm.weight": "attn_k_norm.weight",
+    "post_attention_layernorm.weight": "post_attention_norm.weight",
+    "pre_feedforward_layernorm.weight": "ffn_norm.weight",
+    "post_feedforward_layernorm.weight": "post_ffw_norm.weight",
+}
 GPT2_NAMES = {
     "ln_1": "attn_norm",
     "ln_2": "ffn_norm",
@@ -139,3 +147,33 @@ def write_gpt2(path, config, state, kind=F32):
         seen[name] = out.T if conv1d else out
     finish(writer)
     return seen
+
+
+def write_gemma3(path, config, state, **metadata):
+    """Gemma 3 with a tied head, as llama.cpp stores it: norm weights with their 1, q and k as they
+    are. `metadata`: further gemma3.* integers, numbers or lists of booleans."""
+    writer = gguf.GGUFWriter(path, "gemma3")
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_key_length(config.head_dim)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_rope_freq_base(config.rope_parameters["full_attention"]["rope_theta"])
+    writer.add_sliding_window(config.sliding_window)
+    for name, value in metadata.items():
+        add_one = {float: writer.add_float32, list: writer.add_array, int: writer.add_uint32}
+        add_one[type(value)](f"gemma3.{name}", value)
+    add_tokenizer(writer)
+    for name, value in state.items():
+        short = name.removeprefix("model.")
+        stored = {"embed_tokens.weight": "token_embd.weight", "norm.weight": "output_norm.weight"}
+        if short == "lm_head.weight":
+            continue
+        if short not in stored:
+            _, layer, rest = short.split(".", 2)
+            stored[short] = f"blk.{layer}.{GEMMA3_NAMES[rest]}"
+        add(writer, stored[short], value + 1 if short.endswith("norm.weight") else value)
+    finish(writer)
