@@ -64,9 +64,9 @@ def parse_sources(
     for name, settings in values.items():
         place = f"{where}.{name}"
         for key in ("held_out", "max_length"):
-            if isinstance(settings, Mapping) and key in settings:
+            if key in settings:
                 raise RewardJaxError(f"{place}: {key} has no meaning for one source; leave it out")
-        source = settings_file.from_dict(SourceConfig, settings, source=place)  # pyright: ignore
+        source = settings_file.from_dict(SourceConfig, dict(settings), source=place)
         path = paths.get(source.file or name)
         if path is not None:
             source = dataclasses.replace(source, path=path)

@@ -85,6 +85,10 @@ def load_encoder(spec: str) -> Encoder:
     sha256 = _check(folder)
     key = (str(folder.resolve()), sha256)
     if key not in _LOADED:
+        from transformers.utils import logging as transformers_logging
+
+        shown = transformers_logging.is_progress_bar_enabled()
+        transformers_logging.disable_progress_bar()  # it would draw on a pipe as well
         try:
             # Only what lies in the folder, and of the weights only safetensors: never a pickle.
             model = library.SentenceTransformer(
@@ -95,6 +99,9 @@ def load_encoder(spec: str) -> Encoder:
                 f"encoder {str(folder)!r} cannot be loaded: {type(error).__name__}: "
                 f"{' '.join(str(error).split())[:160]}"
             ) from error
+        finally:
+            if shown:
+                transformers_logging.enable_progress_bar()
 
         def encode(texts: list[str]) -> Any:
             return model.encode(
