@@ -1,0 +1,132 @@
+"""What a comparison will cost, before it starts: matrix products counted, this machine measured."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rewardjax.data.hidden import machine_flops
+from rewardjax.experiments.compare.results import planned_cells
+from rewardjax.experiments.compare.settings import ModelConfig, models
+from rewardjax.experiments.compare.steps import Cell, Steps
+from rewardjax.export import architecture
+from rewardjax.lm import LMConfig, OpenedLM, open_lm
+from rewardjax.report.table import Cell as Entry
+from rewardjax.report.table import Table
+from rewardjax.rewards import RewardModelConfig
+
+PROMPT = 16
+"""Tokens of a prompt, about."""
+TEXT = 16
+"""Tokens of a training text, about; training texts are not read for an estimate."""
+TEXTS = 20_000
+EFFICIENCY = 0.4
+"""Share of the matrix product's speed that whole steps reach, about."""
+
+
+def table(steps: Steps) -> Table:
+    """Hours of each kind of step: what is left, estimated, and what was made, measured."""
+    config = steps.config
+    opened = open_lm(config.lm, dtype=config.dtype)
+    judge = open_lm(config.perplexity_lm).config if config.perplexity_lm else None
+    speed = EFFICIENCY * machine_flops()
+    left: dict[str, list[float]] = {"training": [], "decoding": [], "evaluation": []}
+    for model in models(config):
+        for seed in config.seeds:
+            if not steps.reward_model(model, seed).is_dir():
+                left["training"].append(_training(steps, model, opened) / speed)
+    for cell in _all_cells(steps):
+        if not steps.texts(cell).is_file():
+            left["decoding"].append(_decoding(steps, cell, opened) / speed)
+        if not steps.numbers(cell).is_file():
+            left["evaluation"].append(_reading(steps, cell, judge) / speed)
+    rows = []
+    made = steps.work.costs
+    kinds = {"training": "models/", "decoding": "texts/", "evaluation": "numbers/"}
+    for kind, seconds in left.items():
+        done = [c["seconds"] for key, c in made.items() if key.startswith(kinds[kind])]
+        rows.append(_row(kind, done, seconds))
+    others = [c["seconds"] for k, c in made.items() if not k.startswith(tuple(kinds.values()))]
+    total = [x for seconds in left.values() for x in seconds]
+    rows.append(_row("all", [c["seconds"] for c in made.values()], total))
+    heads = ("steps", "made", "hours", "left", "hours, about")
+    caption = "Rank analysis, controls and speed are not in the estimate"
+    caption += f" ({sum(others) / 3600:.1f} h so far)." if others else "."
+    return Table(tuple(map(Entry, heads)), tuple(rows), caption=caption)
+
+
+def _row(kind: str, done: list[float], left: list[float]) -> tuple[Entry, ...]:
+    hours = [f"{sum(values) / 3600:.1f}" for values in (done, left)]
+    return (
+        Entry(kind),
+        Entry(str(len(done))),
+        Entry(hours[0]),
+        Entry(str(len(left))),
+        Entry(hours[1]),
+    )
+
+
+def _all_cells(steps: Steps) -> list[Cell]:
+    """Planned cells; where β is not chosen yet, the middle one of the grid stands for it."""
+    config = steps.config
+    cells = planned_cells(steps)
+    middle = sorted(config.betas)[len(config.betas) // 2]
+    for arm in config.arms:
+        for model in models(config):
+            if model.decode and steps.chosen_beta(arm, model) is None:
+                cells += [Cell(arm, model, seed, middle) for seed in config.seeds[1:]]
+                if arm.full and model.full and config.protocol.full_prompts:
+                    cells.append(Cell(arm, model, config.seeds[0], middle, full=True))
+    return cells
+
+
+def _backbone(settings: dict[str, Any], opened: OpenedLM) -> LMConfig | None:
+    model = architecture(RewardModelConfig(**settings.get("reward_model", {})), opened)
+    return model.transformer
+
+
+def _training(steps: Steps, model: ModelConfig, opened: OpenedLM) -> float:
+    settings = steps.training(model, steps.config.seeds[0])
+    texts = settings.get("data", {}).get("max_examples") or TEXTS
+    epochs = settings.get("optim", {}).get("epochs", 1.0)
+    transformer = _backbone(settings, opened)
+    if transformer is None:  # the head's own products are few beside the LM's one pass
+        return 2 * texts * TEXT * _weights(opened.config)
+    return 6 * texts * TEXT * epochs * _weights(transformer)
+
+
+def _decoding(steps: Steps, cell: Cell, opened: OpenedLM) -> float:
+    config, protocol = steps.config, steps.config.protocol
+    prompts = protocol.full_prompts if cell.full else protocol.prompts
+    samples = protocol.full_samples if cell.full else protocol.samples
+    per_token = 2.0 * (_weights(opened.config) + _unembedding(opened.config))
+    if cell.model is not None:
+        settings = steps.training(cell.model, cell.seed)
+        transformer = _backbone(settings, opened)
+        if transformer is not None:
+            rad = settings["reward_model"].get("parametrization") == "rad"
+            per_token += 2.0 * _weights(transformer) * (config.top_k if rad else 1)
+    tokens = prompts * (samples * protocol.max_new_tokens + PROMPT)
+    return tokens * per_token
+
+
+def _reading(steps: Steps, cell: Cell, judge: LMConfig | None) -> float:
+    if judge is None:
+        return 0.0
+    protocol = steps.config.protocol
+    prompts = protocol.full_prompts if cell.full else protocol.prompts
+    samples = protocol.full_samples if cell.full else protocol.samples
+    texts = prompts * min(samples, protocol.perplexity_samples or samples)
+    read = (PROMPT + protocol.max_new_tokens) * _weights(judge)
+    return 2.0 * texts * (read + protocol.max_new_tokens * _unembedding(judge))
+
+
+def _weights(config: LMConfig) -> float:
+    """Weights of the layers' matrix products: each token meets every one once."""
+    heads = config.num_attention_heads + config.num_key_value_heads
+    attention = 2 * config.hidden_size * config.head_dim * heads
+    feed_forward = (2 + config.mlp_gated) * config.hidden_size * config.intermediate_size
+    return config.num_hidden_layers * (attention + feed_forward)
+
+
+def _unembedding(config: LMConfig) -> float:
+    return config.hidden_size * config.vocab_size

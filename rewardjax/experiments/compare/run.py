@@ -1,0 +1,89 @@
+"""The order of a comparison's steps: what shows most comes first, so a part is worth reading."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+from typing import Any
+
+from rewardjax.config import from_dict
+from rewardjax.data.lines import check_file
+from rewardjax.errors import RewardJaxError
+from rewardjax.experiments.compare import speed
+from rewardjax.experiments.compare.results import controls_path, planned_cells, speed_path
+from rewardjax.experiments.compare.settings import CompareConfig, merge, models
+from rewardjax.experiments.compare.steps import Cell, Steps
+from rewardjax.export import architecture
+from rewardjax.lm import open_lm
+from rewardjax.metrics.scorers import load_scorers
+from rewardjax.report.write import write_text
+from rewardjax.rewards import RewardModelConfig
+
+
+def prepare(config: CompareConfig) -> None:
+    """Look at everything that can be wrong before any work: settings, files, judges, LMs.
+
+    Raises:
+      RewardJaxError: naming the model or arm.
+    """
+    opened = open_lm(config.lm, dtype=config.dtype)
+    if config.perplexity_lm is not None:
+        open_lm(config.perplexity_lm)
+    scorers = [scorer.name for scorer in load_scorers(config.scorers)]
+    for arm in config.arms:
+        check_file(arm.prompts, "a .txt file with a prompt per line or a .jsonl file")
+        scorer = arm.metric.rpartition(".")[0]
+        if scorer not in scorers:
+            raise RewardJaxError(
+                f"arm {arm.name!r}: metric {arm.metric!r} is of {scorer!r}, which is none of the "
+                f"scorers ({', '.join(scorers) or 'none'})"
+            )
+    for model in models(config):
+        settings = merge(config.training, model.settings)
+        where = f"model {model.name!r}"
+        kind = "TrainConfig" if model.teacher is None else "DistillConfig"
+        # The programs are named as strings, as in the command table: nothing here imports them.
+        programs: Any = importlib.import_module("rewardjax.train.settings")
+        from_dict(getattr(programs, kind), settings, source=where)
+        architecture(
+            from_dict(RewardModelConfig, settings.get("reward_model", {}), source=where), opened
+        )
+
+
+def run(steps: Steps) -> None:
+    """Every step that is not made yet.
+
+    Raises:
+      OutOfTime: the hours given are over.
+    """
+    config = steps.config
+    first, *others = config.seeds
+    every = models(config)
+    decoded = [model for model in every if model.decode]
+    for model in every:
+        steps.train(model, first)
+    for arm in config.arms:
+        steps.cell(Cell(arm, None, first, 0.0))
+        for model in decoded:
+            for beta in config.betas:
+                steps.cell(Cell(arm, model, first, beta))
+    if decoded:
+        _once(steps, speed_path(steps), "speed of decoding", lambda: speed.measure(steps))
+    for seed in others:
+        for model in every:
+            steps.train(model, seed)
+    if config.rank.prefixes:
+        for seed in config.seeds[: config.rank.seeds]:
+            for model in every:
+                steps.analyse_rank(model, seed)
+    if config.controls:
+        out = controls_path(steps)
+        steps.work.command(out / "controls.json", ("analyze", "controls"), ["--out", str(out)])
+    # β is known for every arm by now.
+    for cell in planned_cells(steps):
+        steps.cell(cell)
+
+
+def _once(steps: Steps, path: Path, what: str, make: Any) -> None:
+    steps.work.once(path, what, lambda: write_text(path, json.dumps(make(), indent=1) + "\n"))

@@ -1,0 +1,283 @@
+"""Settings of `rewardjax compare`: which reward models, on which prompts, at which strengths."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, TypeVar
+
+import tyro
+
+from rewardjax.errors import RewardJaxError, nearest
+
+T = TypeVar("T")
+YamlOnly = Annotated[T, tyro.conf.Suppress, tyro.conf.Fixed]
+"""A setting too rich for a flag."""
+_PLACE = re.compile(r"\{([A-Za-z][\w-]*)\}")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """One reward model of the comparison."""
+
+    name: str = ""
+    """how it is called in tables and figures"""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """settings of `train reward-model` (or `train distill`) over those in `training`"""
+    teacher: str | None = None
+    """distil from this model of the comparison (its first seed); unset: train on the labels"""
+    decode: bool = True
+    """also decode with it; False: train it and compare held-out error and rank only"""
+    full: bool = True
+    """run the full protocol with it, where the comparison has one"""
+
+
+@dataclass(frozen=True)
+class SweepConfig:
+    """The same model with one setting at several values."""
+
+    name: str = ""
+    """of the sweep; its models are called `name value`"""
+    field: str = ""
+    """the setting, with dots: reward_model.rank"""
+    values: tuple[float, ...] = ()
+    """its values"""
+    settings: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """the other settings of these models, over those in `training`"""
+    decode: bool = True
+    """also decode with them"""
+
+
+@dataclass(frozen=True)
+class ArmConfig:
+    """Prompts, and where they are to be steered."""
+
+    name: str = ""
+    """how it is called, such as `neutral prompts, up`"""
+    prompts: str = ""
+    """file of prompts"""
+    prompt_field: str = "prompt"
+    """field of a .jsonl"""
+    where: tuple[str, ...] = ()
+    """only prompts with FIELD OP NUMBER, such as prompt.toxicity>=0.5"""
+    invert: bool = False
+    """lower the attribute instead of raising it"""
+    metric: str = ""
+    """the metric on the curves' axis: SCORER.positive_rate, SCORER.toxic_rate …"""
+    higher_is_better: bool = True
+    """whether that metric is to rise"""
+    most_perplexity: float = 1.5
+    """β is chosen as the best with at most this multiple of the unguided perplexity"""
+    full: bool = True
+    """run the full protocol on it as well"""
+
+
+@dataclass(frozen=True)
+class ProtocolConfig:
+    """How many texts are decoded."""
+
+    prompts: int = 100
+    """prompts of each arm, drawn by prompt_seed"""
+    samples: int = 8
+    """continuations per prompt"""
+    max_new_tokens: int = 20
+    """tokens per continuation"""
+    full_prompts: int = 0
+    """prompts of the full protocol, none of them among the others; 0: no full protocol"""
+    full_samples: int = 25
+    """continuations per prompt of the full protocol"""
+    prompt_seed: int = 0
+    """draws the prompts"""
+    batch_size: int = 100
+    """rows decoded at once"""
+    perplexity_samples: int | None = 5
+    """continuations per prompt, drawn by the seed, whose perplexity is measured; unset: all"""
+
+
+@dataclass(frozen=True)
+class RankConfig:
+    """Rank analysis of each model's raw reward matrix."""
+
+    prefixes: tuple[str, ...] = ()
+    """files of texts, NAME=FILE, whose prefixes are the rows; none: no rank analysis"""
+    text_field: str = "text"
+    """their column of texts"""
+    num_prefixes: int = 128
+    """rows N"""
+    columns: str = "auto"
+    """as of `rewardjax analyze rank`"""
+    check_prefixes: int = 64
+    """rows of which a model that runs on candidates also gets the whole vocabulary; 0: none"""
+    seeds: int = 1
+    """how many of the seeds are analysed"""
+
+
+@dataclass(frozen=True)
+class CompareConfig:
+    """Train reward models alike, decode with each at several strengths, compare."""
+
+    name: str = "comparison"
+    """title of the page"""
+    question: str = ""
+    """what is asked, in a sentence; stands on the page"""
+    out: str = "runs/compare"
+    """folder of everything it writes; a run that was stopped goes on in it"""
+    publish: str | None = None
+    """folder that gets README.md, results.json and report.html besides"""
+    files: tuple[str, ...] = ()
+    """NAME=PATH …: the files that stand as {NAME} in the YAML"""
+    lm: str = "smollm2-135m"
+    """the frozen LM"""
+    dtype: str = "float32"
+    """its precision"""
+    training: YamlOnly[dict[str, Any]] = field(default_factory=dict)
+    """settings of `train reward-model` that all models share (data, optim …)"""
+    models: YamlOnly[tuple[ModelConfig, ...]] = ()
+    """the reward models; the first is the one that the others are compared with"""
+    sweeps: YamlOnly[tuple[SweepConfig, ...]] = ()
+    """models made by varying one setting"""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """training seeds; the first is decoded at every beta, the others at the chosen one"""
+    arms: YamlOnly[tuple[ArmConfig, ...]] = ()
+    """prompts and directions"""
+    betas: tuple[float, ...] = (10.0, 20.0, 40.0, 80.0)
+    """guidance strengths of the curves"""
+    top_k: int = 20
+    """candidates per step"""
+    protocol: ProtocolConfig = field(default_factory=ProtocolConfig)
+    scorers: tuple[str, ...] = ()
+    """judges, as of `rewardjax evaluate`"""
+    perplexity_lm: str | None = None
+    """an LM that had no part in the texts"""
+    rank: RankConfig = field(default_factory=RankConfig)
+    controls: bool = False
+    """also run the two synthetic controls (`rewardjax analyze controls`)"""
+    hours: float | None = None
+    """start no further step after this many hours; run again to go on"""
+    estimate: bool = False
+    """print the estimate of the cost and stop"""
+
+
+def models(config: CompareConfig) -> list[ModelConfig]:
+    """The listed models and those of the sweeps, in order."""
+    found = list(config.models)
+    for sweep in config.sweeps:
+        for value in sweep.values:
+            settings = merge(sweep.settings, nested(sweep.field, _plain(value)))
+            name = f"{sweep.name} {value:g}"
+            found.append(ModelConfig(name, settings, decode=sweep.decode, full=False))
+    return found
+
+
+def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested settings, those `above` winning."""
+    out = dict(below)
+    for key, value in above.items():
+        both = isinstance(value, Mapping) and isinstance(out.get(key), Mapping)
+        out[key] = merge(out[key], value) if both else value
+    return out
+
+
+def nested(name: str, value: Any) -> dict[str, Any]:
+    """`a.b` and a value as {a: {b: value}}."""
+    for part in reversed(name.split(".")):
+        value = {part: value}
+    return value
+
+
+def _plain(value: float) -> float | int:
+    return int(value) if float(value).is_integer() else value
+
+
+def fill_in(config: CompareConfig) -> CompareConfig:
+    """The config with its {NAME} replaced by the files given.
+
+    Raises:
+      RewardJaxError: a name without a file (all are named at once), or a file nobody asked for.
+    """
+    given = {}
+    for pair in config.files:
+        name, sign, path = pair.partition("=")
+        if not sign or not path:
+            raise RewardJaxError(f"--files {pair!r}; expected NAME=PATH")
+        given[name] = path
+    asked: set[str] = set()
+
+    def fill(value: Any) -> Any:
+        if isinstance(value, str):
+            asked.update(_PLACE.findall(value))
+            return _PLACE.sub(lambda match: given.get(match[1], match[0]), value)
+        if isinstance(value, Mapping):
+            return {key: fill(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return type(value)(fill(item) for item in value)
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            fields = {f.name: fill(getattr(value, f.name)) for f in dataclasses.fields(value)}
+            return dataclasses.replace(value, **fields)
+        return value
+
+    filled = dataclasses.replace(fill(dataclasses.replace(config, files=())), files=config.files)
+    if missing := sorted(asked - given.keys()):
+        raise RewardJaxError(
+            f"this comparison needs the files {', '.join(missing)}; give --files "
+            + " ".join(f"{name}=PATH" for name in missing)
+        )
+    if extra := sorted(given.keys() - asked):
+        hint = nearest(extra[0], sorted(asked))
+        raise RewardJaxError(f"--files {extra[0]}=… is not asked for by this comparison{hint}")
+    return filled
+
+
+def check(config: CompareConfig) -> None:
+    """Refuse what cannot mean anything, before any work.
+
+    Raises:
+      RewardJaxError: naming the setting.
+    """
+    every = models(config)
+    names = [model.name for model in every]
+    for kind, listed in (("model", names), ("arm", [arm.name for arm in config.arms])):
+        if not all(listed):
+            raise RewardJaxError(f"a {kind} of the comparison has no name; give each one a name")
+        if twice := {name for name in listed if listed.count(name) > 1}:
+            raise RewardJaxError(f"two {kind}s are named {min(twice)!r}; expected different names")
+        slugs = [slug(name) for name in listed]
+        if clash := [n for n, s in zip(listed, slugs, strict=True) if slugs.count(s) > 1]:
+            raise RewardJaxError(
+                f"the names {clash[0]!r} and {clash[1]!r} make the same file name; change one"
+            )
+    if not every:
+        raise RewardJaxError("models is empty; a comparison needs at least one reward model")
+    for model in every:
+        if model.teacher is not None and model.teacher not in names[: names.index(model.name)]:
+            before = names[: names.index(model.name)]
+            raise RewardJaxError(
+                f"model {model.name!r}: teacher {model.teacher!r} is none of the models before it"
+                f"{nearest(model.teacher, before)}"
+            )
+    if not config.seeds or len(set(config.seeds)) < len(config.seeds):
+        raise RewardJaxError(f"seeds is {list(config.seeds)}; expected different integers")
+    if config.arms and not (config.betas and all(0 < b <= 1e6 for b in config.betas)):
+        raise RewardJaxError(f"betas is {list(config.betas)}; expected numbers above 0, up to 1e6")
+    for arm in config.arms:
+        if "." not in arm.metric:
+            raise RewardJaxError(
+                f"arm {arm.name!r}: metric is {arm.metric!r}; expected SCORER.STATISTIC, such as "
+                "vader.positive_rate"
+            )
+    protocol = config.protocol
+    least = {"prompts": 1, "samples": 1, "max_new_tokens": 1, "full_prompts": 0, "full_samples": 1}
+    for name, smallest in least.items():
+        if getattr(protocol, name) < smallest:
+            got = getattr(protocol, name)
+            raise RewardJaxError(f"protocol.{name} is {got}; expected at least {smallest}")
+    if config.hours is not None and not 0 < config.hours < math.inf:
+        raise RewardJaxError(f"hours is {config.hours}; expected more than 0, and finite")
+
+
+def slug(name: str) -> str:
+    """A name as part of a file name."""
+    return re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-")

@@ -1,0 +1,238 @@
+"""The steps of a comparison: train, decode, evaluate, choose β, analyse. Each is made once."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rewardjax.config import to_plain
+from rewardjax.data.generations import read_rows
+from rewardjax.experiments.compare.settings import (
+    ArmConfig,
+    CompareConfig,
+    ModelConfig,
+    merge,
+    models,
+)
+from rewardjax.experiments.compare.workspace import Workspace
+from rewardjax.lm import LM, load_lm
+from rewardjax.metrics.evaluation import evaluate
+from rewardjax.metrics.scorers import Scorer, load_scorers
+from rewardjax.progress import bar
+from rewardjax.report.write import write_text
+
+PERPLEXITY = "perplexity"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Texts of one arm under one reward model at one strength."""
+
+    arm: ArmConfig
+    model: ModelConfig | None
+    """None: unguided"""
+    seed: int
+    beta: float
+    full: bool = False
+    """of the full protocol"""
+
+
+class Steps:
+    """Everything that is made in one workspace. Judges and LMs are loaded when first needed."""
+
+    def __init__(self, config: CompareConfig, work: Workspace) -> None:
+        self.config, self.work = config, work
+        self._scorers: list[Scorer] | None = None
+        self._judge_lm: LM | None = None
+
+    # Training
+
+    def run_dir(self, model: ModelConfig, seed: int) -> Path:
+        """Folder of a training run."""
+        return self.work.place("models", f"{model.name}-s{seed}", self.training(model, seed))
+
+    def training(self, model: ModelConfig, seed: int) -> dict[str, Any]:
+        """All settings of a training run, as its command's YAML has them (without run_dir)."""
+        shared = {"lm": self.config.lm, "dtype": self.config.dtype, "seed": seed}
+        settings = merge(merge(self.config.training, model.settings), shared)
+        if model.teacher is not None:
+            teacher = next(m for m in models(self.config) if m.name == model.teacher)
+            settings["teacher"] = str(self.reward_model(teacher, self.config.seeds[0]))
+        return settings
+
+    def reward_model(self, model: ModelConfig, seed: int) -> Path:
+        """Folder of a trained reward model."""
+        return self.run_dir(model, seed) / "reward_model"
+
+    def train(self, model: ModelConfig, seed: int) -> None:
+        """Train one reward model."""
+        folder = self.run_dir(model, seed)
+        words = ("train", "reward-model" if model.teacher is None else "distill")
+        settings = folder.with_suffix(folder.suffix + ".yaml")
+        write_text(settings, _yaml(self.training(model, seed)))
+        resume = ["--resume"] if (folder / "config.yaml").is_file() else []
+        argv = [str(settings), "--run-dir", str(folder), *resume]
+        self.work.command(folder / "reward_model", words, argv)
+
+    # Decoding
+
+    def texts(self, cell: Cell) -> Path:
+        """JSONL of a cell's texts."""
+        return self.work.place("texts", _name(cell), self._decoding(cell), ".jsonl")
+
+    def decode(self, cell: Cell) -> None:
+        """Decode a cell's texts."""
+        out = self.texts(cell)
+        argv = [word for flag, values in self._decoding(cell) for word in (f"--{flag}", *values)]
+        argv += ["--out", str(out), "--resume"]
+        self.work.command(out, ("decode", "guided"), argv)
+
+    def _decoding(self, cell: Cell) -> list[tuple[str, list[str]]]:
+        config, protocol, arm = self.config, self.config.protocol, cell.arm
+        samples = protocol.full_samples if cell.full else protocol.samples
+        count = protocol.full_prompts if cell.full else protocol.prompts
+        flags = [
+            ("lm", [config.lm]),
+            ("dtype", [config.dtype]),
+            ("prompts", [arm.prompts]),
+            ("prompt-field", [arm.prompt_field]),
+            *([("where", list(arm.where))] if arm.where else []),
+            ("shuffle-seed", [str(protocol.prompt_seed)]),
+            # The full protocol's prompts are others than those β was chosen on.
+            ("offset", [str(protocol.prompts if cell.full else 0)]),
+            ("limit", [str(count)]),
+            ("top-k", [str(config.top_k)]),
+            ("num-samples", [str(samples)]),
+            ("max-new-tokens", [str(protocol.max_new_tokens)]),
+            ("batch-size", [str(protocol.batch_size)]),
+        ]
+        if cell.model is not None:
+            flags += [
+                ("reward-model", [str(self.reward_model(cell.model, cell.seed))]),
+                ("beta", [f"{cell.beta:g}"]),
+                *([("invert", [])] if arm.invert else []),
+            ]
+        return flags
+
+    # Evaluation
+
+    def numbers(self, cell: Cell) -> Path:
+        """JSON of a cell's metrics, with the values of each prompt."""
+        config = self.config
+        behind = [
+            self._decoding(cell),
+            list(config.scorers),
+            config.perplexity_lm,
+            config.protocol.perplexity_samples,
+        ]
+        return self.work.place("numbers", _name(cell), behind, ".json")
+
+    def evaluate(self, cell: Cell) -> None:
+        """Measure a cell's texts."""
+        out, texts, config = self.numbers(cell), self.texts(cell), self.config
+
+        def make() -> None:
+            rows = read_rows(texts)
+            if self._scorers is None:
+                self._scorers = load_scorers(config.scorers)
+            if self._judge_lm is None and config.perplexity_lm is not None:
+                self._judge_lm = load_lm(config.perplexity_lm)
+            with bar("perplexity", len(rows)) as advance:
+                metrics = evaluate(
+                    rows,
+                    self._scorers,
+                    lm=self._judge_lm,
+                    perplexity_name=PERPLEXITY,
+                    perplexity_samples=config.protocol.perplexity_samples,
+                    progress=advance,
+                )
+            record = {}
+            for key, metric in metrics.items():
+                values, weights = metric.per_prompt or (np.zeros(0), None)
+                record[key] = metric.to_dict() | {
+                    "values": [round(float(x), 6) if np.isfinite(x) else None for x in values],
+                    "weights": None if weights is None else weights.tolist(),
+                }
+            found = {
+                "prompts": len({row.prompt_index for row in rows}),
+                "texts": len(rows),
+                "tokens": sum(len(row.token_ids or ()) for row in rows),
+                "metrics": record,
+            }
+            write_text(out, json.dumps(found, ensure_ascii=False, allow_nan=False) + "\n")
+
+        words = ["rewardjax evaluate", str(texts), "--scorers", *config.scorers]
+        if config.perplexity_lm is not None:
+            words += ["--perplexity-lm", config.perplexity_lm]
+            if config.protocol.perplexity_samples is not None:
+                words += ["--perplexity-samples", str(config.protocol.perplexity_samples)]
+        self.work.once(out, " ".join(words), make)
+
+    def measured(self, cell: Cell) -> dict[str, Any] | None:
+        """A cell's numbers, or None as long as they are not made."""
+        path = self.numbers(cell)
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+    def cell(self, cell: Cell) -> None:
+        """Decode and measure."""
+        self.decode(cell)
+        self.evaluate(cell)
+
+    # What follows from numbers
+
+    def chosen_beta(self, arm: ArmConfig, model: ModelConfig) -> float | None:
+        """The β of the grid with the best attribute among those that keep the texts fluent.
+
+        Fluent: at most `arm.most_perplexity` times the unguided perplexity, on the curve's prompts
+        and first seed. The weakest β when none is; None while the curve is unfinished.
+        """
+        seed = self.config.seeds[0]
+        plain = self.measured(Cell(arm, None, seed, 0.0))
+        curve = {beta: self.measured(Cell(arm, model, seed, beta)) for beta in self.config.betas}
+        if plain is None or any(numbers is None for numbers in curve.values()):
+            return None
+        limit = np.inf
+        if PERPLEXITY in plain["metrics"]:
+            limit = arm.most_perplexity * plain["metrics"][PERPLEXITY]["value"]
+        sign = 1 if arm.higher_is_better else -1
+        best = min(self.config.betas)
+        score = -np.inf
+        for beta, numbers in sorted(curve.items()):
+            assert numbers is not None
+            metrics = numbers["metrics"]
+            value = sign * metrics[arm.metric]["value"]
+            if metrics.get(PERPLEXITY, {"value": 0.0})["value"] <= limit and value > score:
+                best, score = beta, value
+        return best
+
+    # Rank
+
+    def rank(self, model: ModelConfig, seed: int) -> Path:
+        """Folder of a rank analysis."""
+        behind = [self.training(model, seed), to_plain(self.config.rank)]
+        return self.work.place("rank", f"{model.name}-s{seed}", behind)
+
+    def analyse_rank(self, model: ModelConfig, seed: int) -> None:
+        """Rank of a model's raw reward matrix."""
+        rank, out = self.config.rank, self.rank(model, seed)
+        argv = ["--lm", self.config.lm, "--lm-dtype", self.config.dtype]
+        argv += ["--reward-model", str(self.reward_model(model, seed))]
+        argv += ["--prefixes", *rank.prefixes, "--text-field", rank.text_field]
+        argv += ["--num-prefixes", str(rank.num_prefixes), "--columns", rank.columns]
+        argv += ["--check-prefixes", str(rank.check_prefixes), "--out", str(out), "--resume"]
+        self.work.command(out / "rank.json", ("analyze", "rank"), argv)
+
+
+def _name(cell: Cell) -> str:
+    what = f"{cell.model.name}-s{cell.seed}-b{cell.beta:g}" if cell.model else "unguided"
+    return f"{cell.arm.name}-{what}" + ("-full" if cell.full else "")
+
+
+def _yaml(settings: dict[str, Any]) -> str:
+    import yaml
+
+    return yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)

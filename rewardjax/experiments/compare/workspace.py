@@ -1,0 +1,95 @@
+"""The folder of a comparison: what was made lies there under a name that says from what.
+
+A name ends in a hash of the settings and input files behind it, so a stopped run goes on, a
+changed setting makes new files, and the old ones stay and serve again when it is changed back.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shlex
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from rewardjax.cli import program
+from rewardjax.experiments.compare.settings import CompareConfig, slug
+from rewardjax.report.write import write_text
+
+
+class OutOfTime(Exception):
+    """The hours given are over: what was made stays, and the next run goes on."""
+
+
+class Workspace:
+    """Runs commands once each, and remembers what they cost."""
+
+    def __init__(self, config: CompareConfig) -> None:
+        self.config = config
+        self.folder = Path(config.out)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._began = time.monotonic()
+        self._costs = self.folder / "costs.json"
+        self.costs: dict[str, dict[str, Any]] = {}
+        if self._costs.is_file():
+            self.costs = json.loads(self._costs.read_text(encoding="utf-8"))
+        self._digests = {path: _digest(Path(path)) for path in _paths(config)}
+
+    def place(self, kind: str, name: str, behind: Any, suffix: str = "") -> Path:
+        """Where something belongs: KIND/NAME-HASH, the hash being of `behind`."""
+        text = json.dumps(behind, sort_keys=True, default=str)
+        for path, digest in self._digests.items():
+            text = text.replace(json.dumps(path)[1:-1], digest)
+        folder = self.folder / kind
+        folder.mkdir(exist_ok=True)
+        return folder / f"{slug(name)}-{hashlib.sha256(text.encode()).hexdigest()[:10]}{suffix}"
+
+    def command(self, output: Path, words: tuple[str, ...], argv: Sequence[str]) -> None:
+        """Run a command of rewardjax unless its output is there.
+
+        Raises:
+          OutOfTime: no further step may start.
+        """
+        text = " ".join(["rewardjax", *words, *map(shlex.quote, argv)])
+        self.once(output, text, lambda: program(*words)(list(argv)))
+
+    def once(self, output: Path, text: str, make: Callable[[], Any]) -> None:
+        """Make `output` unless it is there; `text` says how, for people and for the record."""
+        if output.exists():
+            return
+        hours = self.config.hours
+        if hours is not None and time.monotonic() - self._began > 3600 * hours:
+            raise OutOfTime
+        Console(highlight=False, markup=False, soft_wrap=True).print(f"$ {text}", style="dim")
+        wall, cpu = time.monotonic(), time.process_time()
+        make()
+        key = str(output.relative_to(self.folder))
+        before = self.costs.get(key, {})  # a step that was stopped midway leaves none
+        self.costs[key] = {
+            "command": text,
+            "seconds": round(before.get("seconds", 0.0) + time.monotonic() - wall, 2),
+            "cpu_seconds": round(before.get("cpu_seconds", 0.0) + time.process_time() - cpu, 2),
+        }
+        write_text(self._costs, json.dumps(self.costs, indent=1, ensure_ascii=False) + "\n")
+
+    def cost(self, output: Path) -> dict[str, Any]:
+        """What making `output` took; empty when it is not known."""
+        return self.costs.get(str(output.relative_to(self.folder)), {})
+
+
+def _paths(config: CompareConfig) -> list[str]:
+    """The given files, longest path first, so that none is replaced inside another."""
+    return sorted((pair.partition("=")[2] for pair in config.files), key=len, reverse=True)
+
+
+def _digest(path: Path) -> str:
+    """Hash of a file's content, or of the files of a folder (a judge)."""
+    digest = hashlib.sha256()
+    for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+        if file.is_file():
+            digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,222 @@
+"""`rewardjax compare`: a whole small comparison, made once, resumed, and what it refuses."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import yaml
+
+from rewardjax.cli import main as cli
+from rewardjax.experiments.compare.settings import CompareConfig, fill_in, models, nested
+
+CONFIG = {
+    "name": "tiny comparison",
+    "question": "Does it run?",
+    "training": {
+        "data": {"path": "{texts}", "labels": ["label"], "held_out": 0.2},
+        "optim": {"steps": 3, "batch_size": 8, "learning_rate": 1e-3},
+    },
+    "models": [
+        {
+            "name": "RAD",
+            "settings": {
+                "reward_model": {"parametrization": "rad", "backbone": "own", "num_layers": 1}
+            },
+        },
+        {"name": "ARM"},
+        {"name": "ARM distilled", "teacher": "RAD"},
+    ],
+    "sweeps": [
+        {
+            "name": "rank",
+            "field": "reward_model.rank",
+            "values": [1, 2],
+            "settings": {"reward_model": {"parametrization": "arm_rank"}},
+            "decode": False,
+        }
+    ],
+    "seeds": [0, 1],
+    "arms": [
+        {
+            "name": "up",
+            "prompts": "{prompts}",
+            "metric": "vader.positive_rate",
+            "most_perplexity": 2.0,
+        }
+    ],
+    "betas": [5, 10],
+    "top_k": 5,
+    "protocol": {
+        "prompts": 3,
+        "samples": 2,
+        "max_new_tokens": 3,
+        "full_prompts": 2,
+        "full_samples": 3,
+        "batch_size": 4,
+        "perplexity_samples": 1,
+    },
+    "scorers": ["vader"],
+    "rank": {
+        "prefixes": ["held-out={texts}"],
+        "num_prefixes": 6,
+        "columns": "50",
+        "check_prefixes": 0,
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory, tiny_lm_dir):
+    folder = tmp_path_factory.mktemp("compare")
+    rng = np.random.default_rng(0)
+    words = ["good", "bad", "great", "film", "was", "is", "not", "it"]
+    lines = [
+        {"text": " ".join(rng.choice(words, size=5)) + str(i), "label": i % 2} for i in range(40)
+    ]
+    (folder / "texts.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
+    (folder / "prompts.txt").write_text("".join(f"the film {i}\n" for i in range(6)))
+    config = CONFIG | {"lm": str(tiny_lm_dir), "perplexity_lm": str(tiny_lm_dir)}
+    (folder / "compare.yaml").write_text(yaml.safe_dump(config))
+    return folder
+
+
+def command(inputs, *more):
+    files = [f"texts={inputs / 'texts.jsonl'}", f"prompts={inputs / 'prompts.txt'}"]
+    out = ["--out", str(inputs / "out"), "--publish", str(inputs / "published")]
+    return cli(["compare", str(inputs / "compare.yaml"), "--files", *files, *out, *more])
+
+
+@pytest.fixture(scope="module")
+def results(inputs):
+    assert command(inputs, "--hours", "1e-9") == 3  # it stops before its second step …
+    assert command(inputs) == 0  # … and goes on
+    return json.loads((inputs / "published" / "results.json").read_text())
+
+
+def test_every_cell_is_measured(results):
+    cells = {(c["model"], c["seed"], c["beta"], c["full"]) for c in results["cells"]}
+    names = ["RAD", "ARM", "ARM distilled"]
+    chosen = results["arms"][0]["chosen_beta"]
+    expected = {(None, 0, 0.0, False), (None, 0, 0.0, True)}
+    for name in names:
+        expected |= {(name, 0, beta, False) for beta in (5.0, 10.0)}
+        expected.add((name, 1, chosen[name], False))
+        expected.add((name, 0, chosen[name], True))
+    assert cells == expected
+    assert results["unfinished"] == {"cells": 0}
+    sizes = {c["full"]: (c["prompts"], c["texts"]) for c in results["cells"]}
+    assert sizes == {False: (3, 6), True: (2, 6)}
+
+
+def test_the_full_protocol_has_other_prompts(inputs, results):
+    prompts = {
+        full: {
+            json.loads(line)["prompt_index"]
+            for path in (inputs / "out" / "texts").glob("up-unguided*.jsonl")
+            if ("full" in path.name) == full
+            for line in path.read_text().splitlines()
+        }
+        for full in (False, True)
+    }
+    assert [len(prompts[full]) for full in (False, True)] == [3, 2]
+    assert not prompts[False] & prompts[True]
+
+
+def test_beta_is_the_best_within_the_limit(results):
+    cells = {
+        (c["model"], c["beta"]): c["metrics"]
+        for c in results["cells"]
+        if not c["full"] and not c["seed"]
+    }
+    limit = 2.0 * cells[None, 0.0]["perplexity"]["value"]
+    for name, beta in results["arms"][0]["chosen_beta"].items():
+        fluent = {
+            b: cells[name, b] for b in (5.0, 10.0) if cells[name, b]["perplexity"]["value"] <= limit
+        }
+        rates = {b: m["vader.positive_rate"]["value"] for b, m in fluent.items()}
+        assert beta == (max(rates, key=lambda b: (rates[b], -b)) if rates else 5.0)
+
+
+def test_models_say_what_they_cost(results):
+    by_name = {model["name"]: model for model in results["models"]}
+    assert [m["reads_per_token"] for m in results["models"][:3]] == [5, 0, 0]
+    assert by_name["ARM distilled"]["teacher"] == "RAD"
+    for model in results["models"]:
+        for seed in model["seeds"]:
+            assert seed["finished"]
+            assert seed["seconds"] > 0
+            assert seed["metrics"]["eval/squared_error"] > 0
+    ranks = {
+        name: m["seeds"][0]["rank"]["sets"]["held-out"]["bound"] for name, m in by_name.items()
+    }
+    assert (ranks["rank 1"], ranks["rank 2"]) == (2, 3)
+    assert set(results["speed"]["tokens_per_second"]) == {
+        "unguided",
+        *(name for name in by_name if not name.startswith("rank")),
+    }
+
+
+def test_page_and_readme(inputs, results):
+    page = (inputs / "published" / "report.html").read_text()
+    readme = (inputs / "published" / "README.md").read_text()
+    for text in (page, readme):
+        for part in ("tiny comparison", "ARM distilled", "Full protocol"):
+            assert part in text
+        assert str(inputs) not in text  # where one works is nobody's business
+    assert page.count("<svg") >= 2
+    assert "http" not in page.replace("http-equiv", "")
+
+
+def test_a_second_run_makes_nothing_again(inputs, results):
+    before = {p: p.stat().st_mtime_ns for p in (inputs / "out").rglob("*.jsonl")}
+    assert command(inputs) == 0
+    assert {p: p.stat().st_mtime_ns for p in (inputs / "out").rglob("*.jsonl")} == before
+
+
+def test_a_changed_setting_makes_new_files_and_keeps_the_old(inputs, results, capsys):
+    before = set((inputs / "out" / "texts").iterdir())
+    assert command(inputs, "--betas", "5", "--estimate") == 0
+    assert set((inputs / "out" / "texts").iterdir()) == before
+    shutil.copy(inputs / "texts.jsonl", inputs / "same.jsonl")
+    files = [f"texts={inputs / 'same.jsonl'}", f"prompts={inputs / 'prompts.txt'}"]
+    argv = [str(inputs / "compare.yaml"), "--files", *files, "--out", str(inputs / "out")]
+    assert cli(["compare", *argv]) == 0  # the same content under another name is the same
+    assert set((inputs / "out" / "texts").iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"models": [], "sweeps": []}, "models is empty"),
+        ({"models": [{"name": "A", "teacher": "B"}]}, "teacher 'B' is none of the models before"),
+        ({"models": [{"name": "A"}, {"name": "a"}]}, "make the same file name"),
+        ({"models": [{"name": "A", "settings": {"optim": {"stpes": 1}}}]}, "model 'A': unknown"),
+        ({"models": [{"name": "A", "setings": {}}]}, "models, entry 1: unknown key 'setings'"),
+        ({"scorers": ["textblob"]}, "metric 'vader.positive_rate' is of 'vader'"),
+        ({"betas": [0]}, "betas is [0.0]"),
+        ({"seeds": [1, 1]}, "expected different integers"),
+        ({"perplexity_lm": "no/such/folder"}, "no such file"),
+        ({"protocol": {"samples": 0}}, "protocol.samples is 0"),
+        ({"arms": [CONFIG["arms"][0] | {"prompts": "{promts}"}]}, "needs the files promts"),
+    ],
+)  # fmt: skip
+def test_refuses(inputs, tmp_path, capsys, change, words):
+    config = yaml.safe_load((inputs / "compare.yaml").read_text()) | change
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(config))
+    files = [f"texts={inputs / 'texts.jsonl'}", f"prompts={inputs / 'prompts.txt'}"]
+    argv = ["compare", str(tmp_path / "c.yaml"), "--files", *files, "--out", str(tmp_path / "o")]
+    assert cli(argv) == 2
+    error = capsys.readouterr().err
+    assert words in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "o").exists()
+
+
+def test_sweeps_and_places():
+    config = CompareConfig(
+        training=nested("data.path", "{a}/{b}.tsv"), files=("a=x", "b=y"), models=()
+    )
+    assert fill_in(config).training == {"data": {"path": "x/y.tsv"}}
+    assert nested("a.b.c", 1) == {"a": {"b": {"c": 1}}}
+    assert [m.name for m in models(config)] == []
