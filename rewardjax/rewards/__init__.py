@@ -64,6 +64,11 @@ def build(
             )
         resolve_layer(config.layer, lm.num_hidden_layers)
         transformer = None
+    elif config.layer != -1:
+        raise RewardJaxError(
+            f"reward_model.layer is {config.layer}, but a backbone of its own is read after its"
+            " last layer; remove it, or set reward_model.num_layers to cut the backbone"
+        )
     elif transformer is None:
         raise RewardJaxError(
             "reward_model.backbone 'own' needs the architecture of its transformer"

@@ -16,6 +16,7 @@ from rewardjax.rewards import RewardModelConfig, build
         (RewardModelConfig(outputs=0), "outputs is 0; expected at least 1"),
         (RewardModelConfig("rad"), "set reward_model.backbone to own"),
         (RewardModelConfig(num_layers=2), "set reward_model.backbone to own"),
+        (RewardModelConfig(backbone="own", layer=2), "layer is 2, but a backbone of its own is"),
         (RewardModelConfig("arm_rank"), "rank is unset and 'arm_rank' needs it; expected an int"),
         (RewardModelConfig("mlp"), "rank is unset and 'mlp' needs it; expected at least 1"),
         (RewardModelConfig("arm_rank", rank=0), "reward_model.rank is 0; expected an integer from"),
