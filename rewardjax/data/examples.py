@@ -133,6 +133,7 @@ def collect(
     labels: list[tuple[float, ...]] = []
     ids: list[str] = []
     skipped: list[str] = []
+    empty = 0
     for where, read in rows:
         try:
             parsed = parse_row(read(), config, numbers)
@@ -144,13 +145,16 @@ def collect(
             skipped.append(f"{where}: {reason}")
             continue
         if parsed is None:
+            empty += 1
             continue
         texts.append(parsed[0])
         labels.append(parsed[1])
         ids.append(where)
     if not texts:
-        why = f"; all {len(skipped)} rows are bad, first: {skipped[0]}" if skipped else ""
-        raise RewardJaxError(f"{source} holds no rows{why}")
+        left = f" but {empty} with an empty text or label (data.drop_empty)" if empty else ""
+        others = "others" if empty else "rows"
+        why = f"; all {len(skipped)} {others} are bad, first: {skipped[0]}" if skipped else ""
+        raise RewardJaxError(f"{source} holds no rows{left}{why}")
     array = np.asarray(labels, np.float32).reshape(len(texts), len(config.labels))
     return Examples(texts, array, ids, tuple(skipped))
 

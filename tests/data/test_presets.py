@@ -133,13 +133,16 @@ def test_one_file_of_two_kinds_of_rows(tmp_path):
     path = write(
         tmp_path / "p.tsv.gz", 'toxic\tneutral1\tneutral2\nbad !\tgood !\t\nworse\tfine\t"ok\n'
     )
-    read = lambda **changes: read_examples(DataConfig(path=path, **changes))  # noqa: E731
+    read = lambda **changes: read_examples(DataConfig(**{"path": path, **changes}))  # noqa: E731
     toxic = read(text="toxic", constant_label=1.0)
     assert (toxic.texts, labels(toxic)) == (["bad !", "worse"], [[1], [1]])
     second = read(text="neutral2", constant_label=0.0, drop_empty=True)
     assert (second.texts, labels(second)) == (['"ok'], [[0]])
     assert second.ids == [f"{path}:3"]
     assert not second.skipped
+    blank = write(tmp_path / "b.tsv", "toxic\tneutral\nbad\t\nworse\t \n")
+    with pytest.raises(RewardJaxError, match=r"holds no rows but 2 with an empty text or label"):
+        read(path=blank, text="neutral", constant_label=0.0, drop_empty=True)
     with pytest.raises(RewardJaxError, match=r"p\.tsv\.gz:2: text 'neutral2' is empty"):
         read(text="neutral2", constant_label=0.0)
     with pytest.raises(RewardJaxError, match="column 'neutral3' is missing"):

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from rewardjax.report.metrics import metrics_table
 from rewardjax.report.table import to_markdown
 from tests.metrics.encoders import save_encoder
 
+CONFIGS = Path(__file__).parents[2] / "configs"
 FILLER = ["film", "book", "friend", "it was", "you are", "the fool", "not", "a film"]
 
 
@@ -176,6 +178,51 @@ def test_texts_of_one_line_are_never_on_both_sides(folder, judge, monkeypatch):
     assert not held & {pairs[text] for text in seen["fitted"] if text in pairs}
     assert cli(argv) == 2  # a judge is there already
     assert cli([*argv, "--overwrite"]) == 0
+
+
+def test_the_shipped_configs_read_the_published_files(folder, tmp_path):
+    """Each on a few lines in its files' own form; no config names a path."""
+    tweets = ",count,hate_speech,offensive_language,neither,class,tweet\n"
+    tweets += "".join(f"{i},3,0,0,3,{[2, 1][y]},{t}\n" for i, (t, y) in enumerate(rows(0, 20)))
+    pairs = "worst\tfine\tnice\tgood\n"
+    pairs += "".join(f"{t}\tyou are {i}\t\t\n" for i, (t, _) in enumerate(rows(1, 20)))
+    ratings = "".join(f"{i}\t{[3.1, -2.5][y]}\t{t}\n" for i, (t, y) in enumerate(rows(2, 40)))
+    scores = [0.6, None, 0.1]
+    web = "".join(
+        json.dumps({"continuation": {"text": f"a {i}", "toxicity": x}}) + "\n"
+        for i, x in enumerate(scores)
+    )
+    content = {
+        "davidson": ("d.csv", tweets),
+        "paradetox": ("p.tsv", "toxic\tneutral1\tneutral2\tneutral3\n" + pairs + "half\n"),
+        "rtp": ("r.jsonl", web),
+        "surge": ("s.csv", "text,is_toxic\nfine,Not Toxic\nfool,Toxic\n"),
+        "amazon": ("a.txt", ratings + "x\t0.2\tneither\n"),
+        "tweets": ("t.txt", ratings),
+        "news": ("n.txt", ratings),
+        "sst2": ("s.tsv", "sentence\tlabel\na good film \t1\nan awful one \t0\n"),
+    }
+    for name, text in content.values():
+        (tmp_path / name).write_text(text)
+    for config, names in (
+        ("judge_toxicity.yaml", ("davidson", "paradetox", "rtp", "surge")),
+        ("judge_sentiment.yaml", ("amazon", "tweets", "news", "sst2")),
+    ):
+        out = tmp_path / config.removesuffix(".yaml")
+        files = [f"{name}={tmp_path / content[name][0]}" for name in names]
+        flags = ["--encoder", str(folder / "encoder"), "--choices", "1", "--folds", "2"]
+        argv = [str(CONFIGS / config), "--out", str(out), "--files", *files, *flags]
+        assert cli(["train", "judge", *argv]) == 0
+        found = {x["name"]: (x["texts"], x["positive"]) for x in load_judge(out).fitted_on}
+        tests = {n: x["texts"] for n, x in load_judge(out).record["tests"].items()}
+        if "davidson" in names:
+            assert found == {
+                "davidson": (20, 10), "paradetox_toxic": (21, 21), "paradetox_neutral": (23, 0)
+            }  # fmt: skip
+            assert tests == {"rtp": 2, "surge": 2}
+        else:
+            assert found == {"amazon": (40, 20), "tweets": (40, 20), "news": (40, 20)}
+            assert tests == {"sst2": 2}
 
 
 def test_the_same_seed_gives_the_same_judge(folder, judge):
