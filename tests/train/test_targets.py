@@ -217,7 +217,7 @@ def test_a_full_disk_is_said_beforehand(tiny_lm, teacher, monkeypatch):
     trained = teacher(KINDS["rad"])
     usage = token_rows.shutil.disk_usage("/")
     monkeypatch.setattr(token_rows.shutil, "disk_usage", lambda path: usage._replace(free=10))
-    with pytest.raises(RewardJaxError, match="The LM's candidates need 0.0 GiB and .* free some"):
+    with pytest.raises(RewardJaxError, match=r"The LM's candidates need 0.0 GiB and .* free some"):
         ask(tiny_lm, trained)
 
 
