@@ -164,8 +164,8 @@ def write_gemma3(path, config, state, **metadata):
     writer.add_rope_freq_base(config.rope_parameters["full_attention"]["rope_theta"])
     writer.add_sliding_window(config.sliding_window)
     for name, value in metadata.items():
-        add_one = {float: writer.add_float32, list: writer.add_array, int: writer.add_uint32}
-        add_one[type(value)](f"gemma3.{name}", value)
+        adders = {float: writer.add_float32, list: writer.add_array, int: writer.add_uint32}
+        adders[type(value)](f"gemma3.{name}", value)
     add_tokenizer(writer)
     for name, value in state.items():
         short = name.removeprefix("model.")

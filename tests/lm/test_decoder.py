@@ -10,7 +10,7 @@ import pytest
 
 from rewardjax.errors import RewardJaxError
 from rewardjax.lm.cache import KVCache
-from rewardjax.lm.decoder import causal_mask, forward, output_embedding, unembed
+from rewardjax.lm.decoder import causal_mask, forward, output_embedding, read, unembed
 from rewardjax.lm.model import fingerprint
 from rewardjax.lm.params import (
     first_layers,
@@ -27,6 +27,18 @@ VARIANTS = {
     "window": tiny_config(num_hidden_layers=2, sliding_window=4),
     "some windows": tiny_config(sliding_window=3, sliding_layers=(1,)),
     "qk norm": tiny_config(num_hidden_layers=2, qk_norm=True, attention_bias=True),
+    "gemma": tiny_config(
+        qk_norm=True,
+        sliding_window=3,
+        sliding_layers=(0, 2),
+        rope_local_theta=100.0,
+        query_pre_attn_scalar=5.0,
+        norm_offset=True,
+        post_norms=True,
+        scale_embeddings=True,
+        activation="gelu_tanh",
+        tie_word_embeddings=True,
+    ),
     "gpt2": tiny_config(
         num_hidden_layers=2,
         num_key_value_heads=4,
@@ -117,6 +129,36 @@ def test_row_alone_equals_row_in_ragged_batch(name):
             atol=3e-5,
             rtol=1e-5,
         )
+
+
+def test_read_is_forward_from_the_beginning():
+    config, params = VARIANTS["tied"], params_of(VARIANTS["tied"])
+    tokens = tokens_of(config)
+    for capture in (None, (0, 2)):
+        got = jax.jit(read, static_argnums=(0, 4))(config, params, tokens, LENGTHS, capture)
+        want = uncached(config, params, tokens, LENGTHS, capture or (2,))
+        assert got.keys() == want.keys()
+        jax.tree.map(np.testing.assert_array_equal, got, want)
+
+
+def test_fingerprints_do_not_change_with_the_library():
+    """Exported reward models name their LM by it: fields that came later must not enter it."""
+    config = tiny_config()
+    params = jax.tree.map(
+        lambda s: jnp.arange(s.size, dtype=jnp.float32).reshape(s.shape) / 64, param_shapes(config)
+    )
+    assert fingerprint(config, params) == (
+        "ea583fb95fd8f93f9ffe115624ffe53a94263dc439d505dca6c788d059d44be3"
+    )
+    for change in (
+        {"norm_offset": True},
+        {"post_norms": True},
+        {"scale_embeddings": True},
+        {"query_pre_attn_scalar": 9.0},
+        {"rope_local_theta": 1e4},
+    ):
+        other = fingerprint(dataclasses.replace(config, **change), params)
+        assert other != fingerprint(config, params)
 
 
 def test_padding_ids_do_not_matter():
