@@ -96,7 +96,11 @@ def read_texts(path: str, config: RankConfig) -> list[str]:
     if Path(path.lower().removesuffix(".gz")).suffix == ".txt":
         return [row.text for row in read_prompts(path)]
     data = DataConfig(
-        path=path, text=config.text_field, labels=(), header=config.header, drop_empty=True
+        path=path,
+        text=config.text_field,
+        constant_label=0.0,  # no label column is read
+        header=config.header,
+        drop_empty=True,
     )
     return read_examples(data).texts
 

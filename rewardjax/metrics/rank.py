@@ -45,14 +45,14 @@ def spectrum(
         matrix: any real floating dtype; a memory-mapped one is read block by block.
         dtype: in which the QR and the SVD run.
         center_rows: subtract each row's mean first: what is left tells the columns of a row apart.
-        block: columns read at once; unset: 2 N, at least 1024.
+        block: columns read at once; unset: 2 N, at least 8192.
 
     Raises:
         RewardJaxError: an empty matrix, or an entry that is not finite.
     """
     _check(matrix)
     rows, columns = matrix.shape
-    width = max(2 * rows, 1024) if block is None else block
+    width = max(2 * rows, 8192) if block is None else block
     means = _row_means(matrix, width) if center_rows else None
     if rows >= columns:  # tall: a QR of the columns would not make it smaller
         whole = next(_blocks(matrix, columns, means, dtype))[1]

@@ -8,6 +8,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from rewardjax.metrics.rank_result import Part, RankResult
 from rewardjax.report.plots import _DASHES, _FAINT, _MARKERS, _SERIES, _STYLE, _svg
@@ -58,6 +59,8 @@ def rank_figure(
                 left = 1 - np.minimum(np.cumsum(s**2) / np.sum(s**2), 1)
                 index, shown = _thin(np.where(left >= 1e-9, left, np.nan))
                 energy.plot(index, shown, **style)
+            else:  # nothing to draw, but a name for the legend
+                spectrum.plot([], [], **style, label=name)
             rows = [step["rows"] for step in part.growth]
             values = [step["energy_rank"][share] for step in part.growth]
             growth.plot(rows, values, **style, marker=_MARKERS[i])
@@ -127,7 +130,7 @@ def controls_figure(
             axes.set_title(f"{task}: {'all' if task == 'identity' else 'x ≤ y'} observed")
             axes.set_xlabel("r")
             axes.set_ylabel("squared error / predicting 0")
-            axes.set_xticks(sorted(set(r)))
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             if task != "identity":
                 axes.set_yscale("log")
                 axes.set_ylim(_EDGE / 2, 2)
