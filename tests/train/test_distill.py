@@ -13,6 +13,7 @@ import pytest
 from rewardjax import cli
 from rewardjax.checkpoint import Checkpoints
 from rewardjax.data.batches import make_batch
+from rewardjax.data.examples import split
 from rewardjax.data.settings import DataConfig, fill
 from rewardjax.errors import RewardJaxError
 from rewardjax.export import load_reward_model
@@ -21,6 +22,7 @@ from rewardjax.metrics import regression
 from rewardjax.rewards import RewardModelConfig
 from rewardjax.train import losses, targets
 from rewardjax.train import run as run_module
+from rewardjax.train.agreement import agreement
 from rewardjax.train.distill import distill
 from rewardjax.train.losses import Inputs, TeacherLoss
 from rewardjax.train.settings import (
@@ -346,6 +348,23 @@ def test_a_teacher_of_another_lm(tiny_lm, settings, reviews, tmp_path):
         distill(settings(teacher=str(stranger)), lm=tiny_lm, texts=reviews[0])
     with pytest.raises(RewardJaxError, match="labels without texts"):
         distill(settings(), lm=tiny_lm, labels=reviews[1])
+
+
+def test_agreement_of_any_two_models_on_the_same_candidates(
+    tiny_lm, settings, teacher, reviews, tmp_path
+):
+    config = settings(TOP4, data=DataConfig(held_out=0.5))
+    result = distill(config, lm=tiny_lm, texts=reviews[0])
+    held_out = [reviews[0][i] for i in split(reviews[0], 0.5, 0)[1]]
+    trained = load_reward_model(teacher)
+    found = agreement(tiny_lm, result.reward_model, trained, held_out, TOP4)
+    assert found == {name: pytest.approx(result.metrics[name], rel=1e-4) for name in found}
+    assert "eval/delta_pearson" in found
+    own = agreement(tiny_lm, trained, trained, held_out)
+    assert own["eval/distillation_error"] < 1e-10
+    two = save_random(tmp_path / "two", tiny_lm, RewardModelConfig(outputs=2))
+    with pytest.raises(RewardJaxError, match="the student has 2 outputs and the teacher 1"):
+        agreement(tiny_lm, load_reward_model(two), trained, held_out)
 
 
 def test_losses_are_static_arguments():
