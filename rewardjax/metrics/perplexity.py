@@ -1,7 +1,8 @@
 """Perplexity under a language model, with memory for a few rows of logits only.
 
-Texts are sorted by length and padded to a power of two, so that few shapes are compiled; hidden
-states are computed for a whole batch, logits for `chunk` positions at a time (O(chunk · V)).
+Texts are sorted by length and padded to one of a few widths, so that few shapes are compiled;
+hidden states are computed for a whole batch, logits for `chunk` positions at a time
+(O(chunk · V)).
 """
 
 from __future__ import annotations
@@ -99,8 +100,14 @@ def token_nll(
         (i for i in range(len(lengths)) if first[i] < lengths[i]), key=lambda i: -lengths[i]
     )
     while order:
-        time = min(context, max(SHORTEST_BUCKET, _power_of_two(lengths[order[0]])))
-        fits = [i for i in order if lengths[i] * 2 > time or time == SHORTEST_BUCKET]
+        longest = lengths[order[0]]
+        wide = max(SHORTEST_BUCKET, _power_of_two(longest))
+        # Half steps between powers of two: a short text is then a third padding at the most.
+        low, time = (
+            (wide // 2, wide * 3 // 4) if longest <= wide * 3 // 4 else (wide * 3 // 4, wide)
+        )
+        time = min(context, time)
+        fits = [i for i in order if lengths[i] > low or wide == SHORTEST_BUCKET]
         rows = min(max(1, batch_tokens // time), _power_of_two(len(fits)))
         batch, order = order[: min(rows, len(fits))], order[min(rows, len(fits)) :]
         tokens = np.zeros((rows, time), np.int32)
