@@ -7,6 +7,7 @@ Every step is made once and kept (`workspace`), so a comparison runs in pieces.
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 from rewardjax.config import parse
@@ -45,13 +46,12 @@ def main(argv: list[str]) -> int:
     except OutOfTime:
         finished = False
         print(f"--hours {config.hours:g} are over; run the same command again to go on")
-    results = collect(steps)
-    folders = [steps.work.folder, *([Path(config.publish)] if config.publish else [])]
-    for folder in folders:
-        folder.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-        write_text(folder / RESULTS, text)
-        print(f"wrote {page.write(results, folder)}")
+    results = collect(steps, " ".join(["rewardjax compare", *map(shlex.quote, argv)]))
+    folder = Path(config.publish) if config.publish else steps.work.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(results, ensure_ascii=False, allow_nan=False) + "\n"
+    write_text(folder / RESULTS, text)
+    print(f"wrote {page.write(results, folder)}")
     return 0 if finished else 3
 
 

@@ -10,7 +10,7 @@ from rewardjax.experiments.compare import tables
 from rewardjax.metrics.bootstrap import Interval
 from rewardjax.report import html
 from rewardjax.report.comparison import MOST, Point, sweep, tradeoff_curves
-from rewardjax.report.table import Table, to_markdown
+from rewardjax.report.table import to_markdown
 from rewardjax.report.write import write_text
 
 PERPLEXITY = "perplexity"
@@ -46,7 +46,8 @@ def page(results: Results) -> html.Page:
     if results["controls"]:
         sections.append(("Two controls", html.table(tables.of_controls(results["controls"]))))
     sections += [("Samples", part) for part in _samples(results)]
-    sections.append(("How it was made", html.code("\n".join(results["commands"]))))
+    made = html.paragraph(_protocol(results)) + html.code(results["command"])
+    sections.append(("How it was made", made + html.code("\n".join(results["commands"]))))
     sections.append(("Settings and versions", _facts(results)))
     lead = results["question"] or "Reward models trained alike, compared."
     if results["unfinished"]["cells"]:
@@ -68,9 +69,31 @@ def readme(results: Results) -> str:
         parts += ["## Rank", to_markdown(tables.of_ranks(results))]
     if results["controls"]:
         parts += ["## Two controls", to_markdown(tables.of_controls(results["controls"]))]
+    parts += ["## How it was made", f"    {results['command']}", _protocol(results)]
     parts += ["`report.html` has the figures, samples and every command; `results.json` every"
               " number, with its n, seed and interval."]  # fmt: skip
     return "\n\n".join(part.strip() for part in parts if part) + "\n"
+
+
+def _protocol(results: Results) -> str:
+    """n and seeds in a sentence."""
+    settings = results["settings"]
+    protocol = settings["protocol"]
+    text = (
+        f"Training seeds {', '.join(map(str, settings['seeds']))}. Curves:"
+        f" {protocol['prompts']} prompts × {protocol['samples']} samples ×"
+        f" {protocol['max_new_tokens']} tokens at β = {', '.join(map(str, settings['betas']))}"
+        " with the first seed, the other seeds at the chosen β."
+    )
+    if protocol["full_prompts"]:
+        text += (
+            f" Full protocol: {protocol['full_prompts']} other prompts ×"
+            f" {protocol['full_samples']} samples at the β chosen on the curves' prompts."
+        )
+    if settings["perplexity_lm"]:
+        count = protocol["perplexity_samples"] or "all"
+        text += f" Perplexity under {settings['perplexity_lm']}, {count} samples per prompt."
+    return text
 
 
 def _curves(results: Results, arm: dict[str, Any]) -> Iterator[Figure]:
@@ -212,8 +235,3 @@ def _interval(cell: dict[str, Any], key: str) -> Interval:
 def _chunks(names: list[str], size: int) -> Iterator[list[str]]:
     for start in range(0, max(1, len(names)), size):
         yield names[start : start + size]
-
-
-def markdown(tables_: list[Table]) -> str:
-    """Tables one under the other."""
-    return "\n".join(map(to_markdown, tables_))

@@ -22,8 +22,8 @@ SHOWN_PROMPTS = 3
 _NOT_PUBLISHED = ("values", "weights")  # one number per prompt: they stay in the workspace
 
 
-def collect(steps: Steps) -> dict[str, Any]:
-    """What is there so far; `unfinished` counts what is not."""
+def collect(steps: Steps, command: str = "") -> dict[str, Any]:
+    """What is there so far; `unfinished` counts what is not. `command`: as it was typed."""
     config = steps.config
     every = models(config)
     cells = [_cell(steps, cell) for cell in planned_cells(steps)]
@@ -31,6 +31,7 @@ def collect(steps: Steps) -> dict[str, Any]:
     return {
         "name": config.name,
         "question": config.question,
+        "command": _public(steps, command),
         "settings": _settings(steps),
         "machine": machine(),
         "versions": versions(),
@@ -53,7 +54,7 @@ def collect(steps: Steps) -> dict[str, Any]:
         "unfinished": {"cells": len(cells) - len(known)},
         "seconds": _total(steps, "seconds"),
         "cpu_seconds": _total(steps, "cpu_seconds"),
-        "commands": [_public(steps, cost["command"]) for cost in steps.work.costs.values()],
+        "commands": [_public(steps, cost["command"]) for cost in steps.work.record()],
     }
 
 
@@ -143,14 +144,13 @@ def _model(steps: Steps, model: ModelConfig) -> dict[str, Any]:
     settings = steps.training(model, steps.config.seeds[0])
     architecture = settings.get("reward_model", {})
     own = architecture.get("backbone", "base") == "own"
-    rad = architecture.get("parametrization", "arm") == "rad"
     return {
         "name": model.name,
         "teacher": model.teacher,
         "reward_model": architecture,
         "objective": settings.get("objective", {}),
         # What a reward model reads for one generated token, its own transformer being meant.
-        "reads_per_token": steps.config.top_k if rad else int(own),
+        "reads_per_token": steps.config.top_k if steps.reads_candidates(model) else int(own),
         "seeds": [_seed(steps, model, seed) for seed in steps.config.seeds],
     }
 
@@ -167,6 +167,7 @@ def _seed(steps: Steps, model: ModelConfig, seed: int) -> dict[str, Any]:
     rank = _read(steps.rank(model, seed) / "rank.json")
     if rank:
         rank = {key: rank[key] for key in ("sets", "seconds")}
+        _shorten(rank["sets"], spectra=seed == steps.config.seeds[0])
     return {
         "seed": seed,
         "finished": (folder / "reward_model").is_dir(),
@@ -175,6 +176,15 @@ def _seed(steps: Steps, model: ModelConfig, seed: int) -> dict[str, Any]:
         "cpu_seconds": cost.get("cpu_seconds"),
         "rank": rank,
     }
+
+
+def _shorten(sets: dict[str, Any], *, spectra: bool) -> None:
+    """Spectra with four digits, of the first seed only: ranks are kept of every seed."""
+    for found in sets.values():
+        for analysis in (found["analysis"], found["check_full"], found["check_sample"]):
+            for part in (analysis or {}).values():
+                values = part["singular_values"] if spectra else []
+                part["singular_values"] = [float(f"{value:.4g}") for value in values]
 
 
 def _arm(steps: Steps, arm: ArmConfig) -> dict[str, Any]:
@@ -265,4 +275,4 @@ def _read(path: Path) -> Any:
 
 
 def _total(steps: Steps, name: str) -> float:
-    return round(sum(cost.get(name, 0.0) for cost in steps.work.costs.values()), 1)
+    return round(sum(cost.get(name, 0.0) for cost in steps.work.record()), 1)

@@ -76,7 +76,8 @@ def run(steps: Steps) -> None:
     if config.rank.prefixes:
         for seed in config.seeds[: config.rank.seeds]:
             for model in every:
-                steps.analyse_rank(model, seed)
+                if seed == first or not steps.reads_candidates(model):
+                    steps.analyse_rank(model, seed)
     if config.controls:
         out = controls_path(steps)
         steps.work.command(out / "controls.json", ("analyze", "controls"), ["--out", str(out)])

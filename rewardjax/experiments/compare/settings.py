@@ -112,7 +112,7 @@ class RankConfig:
     check_prefixes: int = 64
     """rows of which a model that runs on candidates also gets the whole vocabulary; 0: none"""
     seeds: int = 1
-    """how many of the seeds are analysed"""
+    """how many of the seeds are analysed; of a model that runs on candidates only the first"""
 
 
 @dataclass(frozen=True)
@@ -124,9 +124,9 @@ class CompareConfig:
     question: str = ""
     """what is asked, in a sentence; stands on the page"""
     out: str = "runs/compare"
-    """folder of everything it writes; a run that was stopped goes on in it"""
+    """folder of what it makes; a stopped run goes on in it, and comparisons may share it"""
     publish: str | None = None
-    """folder that gets README.md, results.json and report.html besides"""
+    """folder for README.md, results.json and report.html; unset: the same folder"""
     files: tuple[str, ...] = ()
     """NAME=PATH …: the files that stand as {NAME} in the YAML"""
     lm: str = "smollm2-135m"

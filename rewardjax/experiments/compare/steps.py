@@ -24,6 +24,7 @@ from rewardjax.metrics.evaluation import evaluate
 from rewardjax.metrics.scorers import Scorer, load_scorers
 from rewardjax.progress import bar
 from rewardjax.report.write import write_text
+from rewardjax.rewards import PARAMETRIZATIONS
 
 PERPLEXITY = "perplexity"
 
@@ -210,6 +211,11 @@ class Steps:
         return best
 
     # Rank
+
+    def reads_candidates(self, model: ModelConfig) -> bool:
+        """Whether a model runs on every candidate (RAD): its rows cost |V| forwards each."""
+        settings = self.training(model, self.config.seeds[0]).get("reward_model", {})
+        return PARAMETRIZATIONS[settings.get("parametrization", "arm")].reads_candidates
 
     def rank(self, model: ModelConfig, seed: int) -> Path:
         """Folder of a rank analysis."""

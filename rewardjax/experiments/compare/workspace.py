@@ -1,7 +1,8 @@
 """The folder of a comparison: what was made lies there under a name that says from what.
 
 A name ends in a hash of the settings and input files behind it, so a stopped run goes on, a
-changed setting makes new files, and the old ones stay and serve again when it is changed back.
+changed setting makes new files, the old ones stay and serve again when it is changed back, and
+several comparisons in one folder share what they have in common.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ class Workspace:
         self.costs: dict[str, dict[str, Any]] = {}
         if self._costs.is_file():
             self.costs = json.loads(self._costs.read_text(encoding="utf-8"))
+        self.used: set[str] = set()
+        """what this comparison asked for: others may share the folder"""
         self._digests = {path: _digest(Path(path)) for path in _paths(config)}
 
     def place(self, kind: str, name: str, behind: Any, suffix: str = "") -> Path:
@@ -59,6 +62,8 @@ class Workspace:
 
     def once(self, output: Path, text: str, make: Callable[[], Any]) -> None:
         """Make `output` unless it is there; `text` says how, for people and for the record."""
+        key = str(output.relative_to(self.folder))
+        self.used.add(key)
         if output.exists():
             return
         hours = self.config.hours
@@ -67,7 +72,6 @@ class Workspace:
         Console(highlight=False, markup=False, soft_wrap=True).print(f"$ {text}", style="dim")
         wall, cpu = time.monotonic(), time.process_time()
         make()
-        key = str(output.relative_to(self.folder))
         before = self.costs.get(key, {})  # a step that was stopped midway leaves none
         self.costs[key] = {
             "command": text,
@@ -75,6 +79,10 @@ class Workspace:
             "cpu_seconds": round(before.get("cpu_seconds", 0.0) + time.process_time() - cpu, 2),
         }
         write_text(self._costs, json.dumps(self.costs, indent=1, ensure_ascii=False) + "\n")
+
+    def record(self) -> list[dict[str, Any]]:
+        """What the steps of this comparison took, in the order they were made."""
+        return [cost for key, cost in self.costs.items() if key in self.used]
 
     def cost(self, output: Path) -> dict[str, Any]:
         """What making `output` took; empty when it is not known."""
