@@ -27,7 +27,7 @@ quickstart: $(VENV)/.installed-eval
 	$(BIN)/rewardjax quickstart
 
 results: $(VENV)/.installed-results
-	$(BIN)/rewardjax compare configs/compare_$(or $(NAME),NAME).yaml --out runs/compare-$(NAME) \
+	$(BIN)/rewardjax compare configs/compare_$(or $(NAME),NAME).yaml --out runs/compare \
 	  --publish docs/results/$(NAME) $(if $(FILES),--files $(FILES)) $(RESULTS_ARGS)
 
 test: $(VENV)/.installed-test
