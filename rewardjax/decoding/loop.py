@@ -1,4 +1,4 @@
-"""The decoding loop: prefill, then a `lax.scan` of `decode_step`. It knows no method.
+"""The decoding loop: prefill, then a loop of `decode_step` on the device. It knows no method.
 
 One step: LM step -> candidates -> rewards -> guidance -> draw -> both caches -> records.
 """
@@ -215,10 +215,16 @@ def run(
     state: DecodeState,
     n: int,
 ) -> DecodeState:
-    """Up to n more steps; once every row is done the rest is skipped."""
+    """Up to n more steps, fewer when every row is done.
 
-    def step(state: DecodeState, _: None) -> tuple[DecodeState, None]:
-        advance = partial(decode_step, program, lm_params, reward_params)
-        return jax.lax.cond(state.done.all(), lambda s: s, advance, state), None
+    A `while_loop` and not a `scan` with a `cond`: XLA on CPU copies both caches at every step of
+    the latter, and updates them in place in the former.
+    """
 
-    return jax.lax.scan(step, state, length=n)[0]
+    def unfinished(carry: tuple[Array, DecodeState]) -> Array:
+        return (carry[0] < n) & ~carry[1].done.all()
+
+    def step(carry: tuple[Array, DecodeState]) -> tuple[Array, DecodeState]:
+        return carry[0] + 1, decode_step(program, lm_params, reward_params, carry[1])
+
+    return jax.lax.while_loop(unfinished, step, (jnp.int32(0), state))[1]

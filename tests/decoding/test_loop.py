@@ -1,16 +1,21 @@
 """The decoding loop on a hand-made Markov LM: every answer is known from two small tables."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import stats
 
+from rewardjax.decoding import loop
 from rewardjax.decoding.guidance import clip, steer
-from rewardjax.decoding.loop import decode_step, run
+from rewardjax.decoding.loop import Program, TransformerLM, decode_step, prefill, run
 from rewardjax.decoding.sampling import candidate_logprobs, select_candidates
-from rewardjax.decoding.state import gather, insert
+from rewardjax.decoding.state import Settings, gather, insert, row_keys
+from rewardjax.rewards import RewardModelConfig
 from tests.decoding import markov
+from tests.trained import random_params
 
 DRAWS = 20_000
 
@@ -125,17 +130,17 @@ def test_sigmoid_link():
     assert (np.asarray(state.clipped) == 0).all()  # this link clips nothing
 
 
-def test_scan_equals_step_by_step_in_python():
+def test_the_loop_equals_step_by_step_in_python():
     prog = markov.program()
     state = markov.start(prog, [0, 1, 2] * 10, 12, beta=1.5)
     step = jax.jit(decode_step, static_argnums=0)
     for _ in range(12):
         state = step(prog, markov.lm_params(), markov.reward_params(), state)
-    scanned = decode([0, 1, 2] * 10, 12, beta=1.5)
+    looped = decode([0, 1, 2] * 10, 12, beta=1.5)
     for name in ("tokens", "row_step", "done", "positions"):
-        np.testing.assert_array_equal(getattr(state, name), getattr(scanned, name))
+        np.testing.assert_array_equal(getattr(state, name), getattr(looped, name))
     for name in ("logprobs", "kl", "rewards", "base_logprobs", "clipped"):
-        np.testing.assert_allclose(getattr(state, name), getattr(scanned, name), rtol=1e-6)
+        np.testing.assert_allclose(getattr(state, name), getattr(looped, name), rtol=1e-6)
 
 
 def test_the_stream_is_the_same_however_it_is_cut():
@@ -161,14 +166,52 @@ def test_finished_rows_stay_finished():
     assert np.asarray(state.done).all()
 
 
-def test_a_batch_that_is_done_skips_the_rest():
-    """The early exit is a branch of the scanned step, not a select that runs both sides."""
+def test_a_batch_that_is_done_takes_no_step(monkeypatch):
+    """The loop ends by itself: steps are counted on the device's side."""
+    counted = []
+
+    def counting(*args):
+        jax.debug.callback(lambda: counted.append(1))
+        return decode_step(*args)
+
+    monkeypatch.setattr(loop, "decode_step", counting)
     prog = markov.program()
     state = markov.start(prog, [0], 8)
-    jaxpr = jax.make_jaxpr(lambda s: run(prog, markov.lm_params(), markov.reward_params(), s, 8))
-    assert " cond[" in str(jaxpr(state))
-    finished = run(prog, markov.lm_params(), markov.reward_params(), state, 200)
-    assert int(finished.row_step[0]) <= 8
+    args = (prog, markov.lm_params(), markov.reward_params())
+    finished = jax.jit(run.__wrapped__, static_argnums=(0, 4))(*args, state, 203)
+    jax.effects_barrier()
+    assert len(counted) == int(finished.row_step[0]) <= 8
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_no_step_copies_a_cache(tiny_lm, own):
+    """The compiled loop writes keys and values in place: no copy of a cache's shape is in it."""
+    own_config = RewardModelConfig("rad", "own", num_layers=1)
+    config = own_config if own else RewardModelConfig("arm", "base")
+    model, params, _ = random_params(tiny_lm, config)
+    prog = Program(TransformerLM(tiny_lm.config), model, 10)
+    batch, key = 3, row_keys(0, jnp.arange(3, dtype=jnp.uint32), jnp.zeros(3, jnp.uint32))
+    fill = lambda value, dtype: jnp.full(batch, value, dtype)  # noqa: E731
+    settings = Settings(
+        fill(5.0, jnp.float32), fill(5, jnp.int32), fill(1.0, jnp.float32),
+        fill(1.0, jnp.float32), fill(False, bool),
+    )  # fmt: skip
+    state = prefill(
+        prog, tiny_lm.params, params, jnp.ones((batch, 16), jnp.int32), fill(9, jnp.int32), key,
+        settings, fill(False, bool), fill(7, jnp.int32), 7,
+    )  # fmt: skip
+    leaves, tree = jax.tree.flatten(state)  # `lower` describes arguments by what is no array
+
+    def seven_steps(leaves):
+        state = jax.tree.unflatten(tree, leaves)
+        return jax.tree.leaves(run.__wrapped__(prog, tiny_lm.params, params, state, 7))
+
+    compiled = jax.jit(seven_steps, donate_argnums=0).lower(leaves).compile().as_text()
+    caches = [state.lm_cache, state.reward_cache.kv] if own else [state.lm_cache]
+    for cache in caches:
+        shape = ",".join(map(str, cache.keys[0].shape))
+        assert f"f32[{shape}]" in compiled
+        assert not re.findall(rf"= f32\[{shape}\]\S* copy\(", compiled)
 
 
 def test_a_rows_text_depends_on_its_own_key_only():
