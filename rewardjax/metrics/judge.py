@@ -134,13 +134,14 @@ def quality(
 
 def save_judge(judge: Judge, folder: str | Path) -> None:
     """Write weights.safetensors and then judge.json, without which the folder is no judge."""
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "judge.json").unlink(missing_ok=True)
     weights = {"weights": np.ascontiguousarray(judge.weights), "bias": np.array([judge.bias])}
-    save_file(weights, folder / "weights.safetensors")
+    # Not save_file, whose files only their owner may read.
+    (folder / "weights.safetensors").write_bytes(save(weights))
     values = {"format": FORMAT, **dataclasses.asdict(judge)}
     del values["weights"], values["bias"]
     text = json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False)
