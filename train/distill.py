@@ -65,7 +65,7 @@ def _without_labels(data: DataConfig) -> DataConfig:
     """Texts alone: a constant in place of labels, so that no column of theirs is read."""
     if data.constant_label is not None:
         return data
-    return dataclasses.replace(data, constant_label=fill(data).label_min)
+    return dataclasses.replace(data, constant_label=fill(data).label_min, label_map=())
 
 
 def main(argv: list[str]) -> int:

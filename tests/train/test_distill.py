@@ -340,6 +340,15 @@ def test_bad_input_stops_before_weights_load(flags, expected, files, capsys, mon
     assert not os.path.exists("run")
 
 
+def test_texts_alone_need_no_label_map(tiny_lm, settings, reviews):
+    """The teacher's own data section serves the student, its words for labels included."""
+    data = DataConfig(label_map=("Toxic=1", "Not Toxic=0"))
+    config = settings(data=data, optim=OptimConfig(batch_size=16, steps=1))
+    result = distill(config, lm=tiny_lm, texts=reviews[0])
+    assert "eval/distillation_error" in result.metrics
+    assert "eval/squared_error" not in result.metrics
+
+
 def test_a_teacher_of_another_lm(tiny_lm, settings, reviews, tmp_path):
     params = init_params(tiny_lm.config, jax.random.key(9))
     other = dataclasses.replace(tiny_lm, params=params, source="other")
