@@ -11,7 +11,8 @@ from rewardjax.rewards import RewardModelConfig
 
 @dataclass(frozen=True)
 class FeaturesConfig:
-    """Cache of the base LM's hidden states (reward_model.backbone: base)."""
+    """Cache of the base LM's hidden states: of heads and teachers on them (backbone: base), and of
+    what the LM's candidates are chosen by in distillation."""
 
     dtype: Literal["float32", "bfloat16"] = "float32"
     """How they are kept on disk; bfloat16 halves the size."""
@@ -24,7 +25,7 @@ class ObjectiveConfig:
     name: Literal["mse", "bce"] = "mse"
     """Cumulative squared error, or its twin: binary cross-entropy of rewards taken as logits."""
     prior_weight: float = 0.0
-    """Weight of the prior regulariser (ARM only; 1 in the paper): unrelated tokens stay put."""
+    """Weight of the prior regulariser (1 in the paper): unrelated tokens stay put. RAD has none."""
     num_random_tokens: int = 1
     """Random tokens per position over which the prior regulariser is a mean."""
 
@@ -44,7 +45,7 @@ class DistillObjectiveConfig:
     """delta: weight of the candidates' mean (1 makes it the same as candidates; 0 leaves it free,
     and the clip to [0, 1] with it)."""
     prior_weight: float = 0.0
-    """Weight of the prior regulariser (ARM only; 1 in the paper): unrelated tokens stay put."""
+    """Weight of the prior regulariser (1 in the paper): unrelated tokens stay put. RAD has none."""
     num_random_tokens: int = 1
     """Random tokens per position over which the prior regulariser is a mean."""
 

@@ -1,8 +1,8 @@
 """Requests -> fixed-shape batches -> finished rows, in the order they came.
 
-Token ids in, token ids out. Prompts are padded to one of a few bucket lengths, so each
-(batch, bucket) compiles once; a prompt that several rows of a batch continue is read once. What a
-row draws depends on its own keys alone.
+Token ids in, token ids out. Prompts are padded to one of a few bucket lengths: each (batch, bucket)
+compiles once. Distinct prompts are read once, in powers of two (one compile each), for all their
+rows of a batch. What a row draws depends on its own keys alone.
 """
 
 from __future__ import annotations

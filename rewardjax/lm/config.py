@@ -38,7 +38,7 @@ class LMConfig:
     mlp_gated: bool = True
     """True: down(act(gate(x)) * up(x)); False: down(act(up(x))) (GPT-2)."""
     qk_norm: bool = False
-    """RMSNorm over each head of q and k before the rotation (Qwen3)."""
+    """RMSNorm over each head of q and k before the rotation (Qwen3, Gemma 3)."""
     sliding_window: int | None = None
     """A query looks at this many latest positions, itself included."""
     sliding_layers: tuple[int, ...] | None = None

@@ -1,9 +1,9 @@
-"""The contract of token-level reward models: four pure functions, and nothing else is known.
+"""The contract of token-level reward models: pure functions, and nothing else is known.
 
 A *reward model* estimates R[x, v] in R^A, the reward of putting token v after prefix x. The
 decoding loop calls `prefill` once, then `candidate_rewards` and `advance` once per token; training
-and analysis call `token_rewards`. Parameters are two trees from the start: what trains, and what
-is frozen (and may alias the base LM's arrays).
+calls `token_rewards`, distillation `position_rewards`. Parameters are two trees from the start:
+what trains, and what is frozen (and may alias the base LM's arrays).
 """
 
 from __future__ import annotations
