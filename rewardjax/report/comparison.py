@@ -119,11 +119,12 @@ def sweep(
                     marker=_MARKERS[i],
                     label=name,
                 )
-            axes.set_title(quantity)
+            axes.set_title(quantity.replace(" (", "\n("))
             axes.set_xlabel(x_label)
             if log:
                 axes.set_xscale("log")
-            axes.set_xticks(places, [f"{value:g}" for value in values])
+            turned = 45 if len(values) > 5 else 0
+            axes.set_xticks(places, [f"{value:g}" for value in values], rotation=turned)
             axes.minorticks_off()
             if len(lines) > 1:
                 axes.legend(loc="best")

@@ -104,6 +104,11 @@ def code(text: str) -> str:
     return f"<pre><code>{_escape(text)}</code></pre>"
 
 
+def details(summary: str, fragment: str) -> str:
+    """A fragment that is folded away until asked for."""
+    return f"<details><summary>{_escape(summary)}</summary>{fragment}</details>"
+
+
 def figure(svg: str, caption: str = "", *, narrow: bool = False) -> str:
     """A plot of `report.plots` with a caption. `svg` is trusted: it is put in as it is."""
     words = f"<figcaption>{_escape(caption)}</figcaption>" if caption else ""
@@ -118,10 +123,16 @@ def table(value: Table) -> str:
 
 
 def samples(
-    groups: Iterable[tuple[str, Sequence[Sample]]], *, scale: tuple[float, float] = (0.0, 1.0)
+    groups: Iterable[tuple[str, Sequence[Sample]]],
+    *,
+    scale: tuple[float, float] | None = (0.0, 1.0),
 ) -> str:
-    """Prompts, each with its continuations side by side, tokens coloured by reward."""
-    out = [legend(scale)]
+    """Prompts, each with its continuations side by side, tokens coloured by reward.
+
+    `scale` None: the tokens have no rewards, and no key to the colours is shown.
+    """
+    out = [legend(scale)] if scale else []
+    scale = scale or (0.0, 1.0)
     for prompt, column in groups:
         cards = "".join(
             f'<div class="card {sample.direction}"><h3>{_escape(sample.label)}'

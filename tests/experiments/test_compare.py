@@ -8,7 +8,9 @@ import pytest
 import yaml
 
 from rewardjax.cli import main as cli
-from rewardjax.experiments.compare.settings import CompareConfig, fill_in, models, nested
+from rewardjax.experiments.compare import page
+from rewardjax.experiments.compare.checks import fill_in
+from rewardjax.experiments.compare.settings import CompareConfig, models, nested
 
 CONFIG = {
     "name": "tiny comparison",
@@ -163,9 +165,31 @@ def test_page_and_readme(inputs, results):
     for text in (page, readme):
         for part in ("tiny comparison", "ARM distilled", "Full protocol"):
             assert part in text
-        assert str(inputs) not in text  # where one works is nobody's business
+    for text in (page, readme, json.dumps(results)):
+        assert str(inputs.parent) not in text  # where one works is nobody's business
     assert page.count("<svg") >= 2
     assert "http" not in page.replace("http-equiv", "")
+
+
+def test_the_page_takes_more_models_than_a_figure_has_colours(results, tmp_path):
+    many = json.loads(json.dumps(results))
+    many["sweeps"] = []
+    for i in range(19):
+        many["models"].append(many["models"][1] | {"name": f"another {i}"})
+        cells = [c for c in results["cells"] if c["model"] == "ARM"]
+        many["cells"] += [cell | {"model": f"another {i}"} for cell in cells]
+        many["arms"][0]["chosen_beta"][f"another {i}"] = 5.0
+    page.write(many, tmp_path)
+    for text in ((tmp_path / name).read_text() for name in ("report.html", "README.md")):
+        assert "another 18" in text
+
+
+def test_every_number_has_its_n_and_its_judge(results):
+    for cell in results["cells"]:
+        for key, metric in cell["metrics"].items():
+            assert {"value", "low", "high", "prompts"} <= metric.keys()
+            assert results["measures"][key]["scorer"]
+            assert "values" not in metric
 
 
 def test_a_second_run_makes_nothing_again(inputs, results):
@@ -198,6 +222,7 @@ def test_a_changed_setting_makes_new_files_and_keeps_the_old(inputs, results, ca
         ({"seeds": [1, 1]}, "expected different integers"),
         ({"perplexity_lm": "no/such/folder"}, "no such file"),
         ({"protocol": {"samples": 0}}, "protocol.samples is 0"),
+        ({"protocol": {"prompts": 5, "full_prompts": 2}}, "has 6 prompts; expected at least 7"),
         ({"arms": [CONFIG["arms"][0] | {"prompts": "{promts}"}]}, "needs the files promts"),
     ],
 )  # fmt: skip

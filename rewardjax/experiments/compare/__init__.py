@@ -11,7 +11,8 @@ import shlex
 from pathlib import Path
 
 from rewardjax.config import parse
-from rewardjax.experiments.compare.settings import CompareConfig, check, fill_in
+from rewardjax.experiments.compare.checks import check, fill_in
+from rewardjax.experiments.compare.settings import CompareConfig
 
 RESULTS = "results.json"
 

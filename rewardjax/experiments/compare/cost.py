@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from rewardjax.data.hidden import machine_flops
-from rewardjax.experiments.compare.results import planned_cells
+from rewardjax.experiments.compare.plan import planned_cells
 from rewardjax.experiments.compare.settings import ModelConfig, models
 from rewardjax.experiments.compare.steps import Cell, Steps
 from rewardjax.export import architecture
@@ -40,17 +40,15 @@ def table(steps: Steps) -> Table:
         if not steps.numbers(cell).is_file():
             left["evaluation"].append(_reading(steps, cell, judge) / speed)
     rows = []
-    made = steps.work.costs
     kinds = {"training": "models/", "decoding": "texts/", "evaluation": "numbers/"}
     for kind, seconds in left.items():
-        done = [c["seconds"] for key, c in made.items() if key.startswith(kinds[kind])]
-        rows.append(_row(kind, done, seconds))
-    others = [c["seconds"] for k, c in made.items() if not k.startswith(tuple(kinds.values()))]
-    total = [x for seconds in left.values() for x in seconds]
-    rows.append(_row("all", [c["seconds"] for c in made.values()], total))
+        rows.append(_row(kind, steps.work.made(kinds[kind]), seconds))
+    made = steps.work.made()
+    others = sum(made) - sum(sum(steps.work.made(kind)) for kind in kinds.values())
+    rows.append(_row("all", made, [x for seconds in left.values() for x in seconds]))
     heads = ("steps", "made", "hours", "left", "hours, about")
     caption = "Rank analysis, controls and speed are not in the estimate"
-    caption += f" ({sum(others) / 3600:.1f} h so far)." if others else "."
+    caption += f" ({others / 3600:.1f} h so far)." if others > 1 else "."
     return Table(tuple(map(Entry, heads)), tuple(rows), caption=caption)
 
 

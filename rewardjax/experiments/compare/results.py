@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -13,34 +10,41 @@ import numpy as np
 
 from rewardjax.config import to_plain
 from rewardjax.data.generations import group_by_prompt, read_rows
-from rewardjax.experiments.compare.settings import ArmConfig, ModelConfig, models
+from rewardjax.experiments.compare.plan import controls_path, planned_cells, speed_path
+from rewardjax.experiments.compare.provenance import commit, machine, public
+from rewardjax.experiments.compare.settings import ArmConfig, CompareConfig, ModelConfig, models
 from rewardjax.experiments.compare.steps import PERPLEXITY, Cell, Steps
 from rewardjax.experiments.versions import versions
 from rewardjax.metrics.tradeoff import Curve, area_between
 
 SHOWN_PROMPTS = 3
-_NOT_PUBLISHED = ("values", "weights")  # one number per prompt: they stay in the workspace
+_MEASURE = ("name", "scorer", "version", "note")
+"""What a metric is: the same in every cell, so it is published once."""
+_NUMBERS = ("value", "low", "high", "prompts", "dropped", "undefined")
+"""What it is in a cell. The values of each prompt stay in the workspace."""
 
 
 def collect(steps: Steps, command: str = "") -> dict[str, Any]:
     """What is there so far; `unfinished` counts what is not. `command`: as it was typed."""
     config = steps.config
     every = models(config)
-    cells = [_cell(steps, cell) for cell in planned_cells(steps)]
+    planned = planned_cells(steps)
+    cells = [_cell(steps, cell) for cell in planned]
     known = [cell for cell in cells if cell is not None]
     return {
         "name": config.name,
         "question": config.question,
-        "command": _public(steps, command),
-        "settings": _settings(steps),
+        "command": public(config, command),
+        "settings": _settings(config),
         "machine": machine(),
         "versions": versions(),
-        "commit": _commit(),
+        "commit": commit(),
         "models": [_model(steps, model) for model in every],
         "sweeps": [
             {"name": s.name, "field": s.field, "values": list(s.values)} for s in config.sweeps
         ],
         "arms": [_arm(steps, arm) for arm in config.arms],
+        "measures": _measures(steps, planned),
         "cells": known,
         "areas": [
             area
@@ -54,90 +58,15 @@ def collect(steps: Steps, command: str = "") -> dict[str, Any]:
         "unfinished": {"cells": len(cells) - len(known)},
         "seconds": _total(steps, "seconds"),
         "cpu_seconds": _total(steps, "cpu_seconds"),
-        "commands": [_public(steps, cost["command"]) for cost in steps.work.record()],
+        "commands": [public(config, cost["command"]) for cost in steps.work.record()],
     }
 
 
-def planned_cells(steps: Steps) -> list[Cell]:
-    """Every cell: curves of the first seed, the other seeds at the chosen β, the full protocol.
-
-    Cells at a β that is not chosen yet are left out.
-    """
-    config = steps.config
-    first, *others = config.seeds
-    decoded = [model for model in models(config) if model.decode]
-    cells = []
-    for arm in config.arms:
-        cells.append(Cell(arm, None, first, 0.0))
-        cells += [Cell(arm, model, first, beta) for model in decoded for beta in config.betas]
-    for arm in config.arms:
-        full = arm.full and config.protocol.full_prompts > 0
-        if full:
-            cells.append(Cell(arm, None, first, 0.0, full=True))
-        for model in decoded:
-            beta = steps.chosen_beta(arm, model)
-            if beta is None:
-                continue
-            if full and model.full:
-                cells.append(Cell(arm, model, first, beta, full=True))
-            cells += [Cell(arm, model, seed, beta) for seed in others]
-    return cells
-
-
-def speed_path(steps: Steps) -> Path:
-    """JSON of decoding speeds."""
-    decoded = [steps.training(m, steps.config.seeds[0]) for m in models(steps.config) if m.decode]
-    return steps.work.place("speed", "speed", [decoded, steps.config.top_k], ".json")
-
-
-def controls_path(steps: Steps) -> Path:
-    """Folder of the synthetic controls."""
-    return steps.work.folder / "controls"
-
-
-def machine() -> dict[str, Any]:
-    """What it ran on, in words that fit a page."""
-    import jax
-
-    model = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        names = [x for x in info.read_text().splitlines() if x.startswith("model name")]
-        model = names[0].partition(":")[2].strip() if names else model
-    devices = [device.device_kind for device in jax.devices()]
-    return {"cpu": model, "cores": os.cpu_count(), "devices": devices, "system": platform.system()}
-
-
-def _settings(steps: Steps) -> dict[str, Any]:
-    plain = to_plain(steps.config)
+def _settings(config: CompareConfig) -> dict[str, Any]:
+    plain = to_plain(config)
     for name in ("out", "publish", "hours", "estimate"):
         del plain[name]
-    return json.loads(_public(steps, json.dumps(plain)))
-
-
-def _public(steps: Steps, text: str) -> str:
-    """Text without paths, which only say where one works: OUT, and the files' own names."""
-    config = steps.config
-    paths = {str(steps.work.folder): "OUT"}
-    for path in (
-        *(pair.partition("=")[2] for pair in config.files),
-        *(source for source in (config.lm, config.perplexity_lm) if source),
-    ):
-        paths[path] = Path(path).name
-    for path in sorted(paths, key=len, reverse=True):
-        text = text.replace(json.dumps(path)[1:-1], paths[path])
-    return text
-
-
-def _commit() -> str | None:
-    try:
-        here = Path(__file__).parent
-        done = subprocess.run(
-            ["git", "rev-parse", "--short", "HEAD"], cwd=here, capture_output=True, text=True
-        )
-    except OSError:
-        return None
-    return done.stdout.strip() or None
+    return public(config, plain)
 
 
 def _model(steps: Steps, model: ModelConfig) -> dict[str, Any]:
@@ -167,7 +96,7 @@ def _seed(steps: Steps, model: ModelConfig, seed: int) -> dict[str, Any]:
     rank = _read(steps.rank(model, seed) / "rank.json")
     if rank:
         rank = {key: rank[key] for key in ("sets", "seconds")}
-        _shorten(rank["sets"], spectra=seed == steps.config.seeds[0])
+        _shorten(rank["sets"], first=seed == steps.config.seeds[0])
     return {
         "seed": seed,
         "finished": (folder / "reward_model").is_dir(),
@@ -178,13 +107,15 @@ def _seed(steps: Steps, model: ModelConfig, seed: int) -> dict[str, Any]:
     }
 
 
-def _shorten(sets: dict[str, Any], *, spectra: bool) -> None:
-    """Spectra with four digits, of the first seed only: ranks are kept of every seed."""
+def _shorten(sets: dict[str, Any], *, first: bool) -> None:
+    """Spectra with four digits and growth with N of the first seed only: ranks are kept of all."""
     for found in sets.values():
         for analysis in (found["analysis"], found["check_full"], found["check_sample"]):
             for part in (analysis or {}).values():
-                values = part["singular_values"] if spectra else []
+                values = part["singular_values"] if first else []
                 part["singular_values"] = [float(f"{value:.4g}") for value in values]
+                if not first:
+                    part["growth"] = part["growth"][-1:]
 
 
 def _arm(steps: Steps, arm: ArmConfig) -> dict[str, Any]:
@@ -199,7 +130,7 @@ def _cell(steps: Steps, cell: Cell) -> dict[str, Any] | None:
     if numbers is None:
         return None
     metrics = {
-        key: {k: v for k, v in metric.items() if k not in _NOT_PUBLISHED}
+        key: {name: _rounded(metric[name]) for name in _NUMBERS if name in metric}
         for key, metric in numbers["metrics"].items()
     }
     cost = steps.work.cost(steps.texts(cell))
@@ -214,6 +145,19 @@ def _cell(steps: Steps, cell: Cell) -> dict[str, Any] | None:
         "seconds": cost.get("seconds"),
         "metrics": metrics,
     }
+
+
+def _measures(steps: Steps, cells: list[Cell]) -> dict[str, dict[str, Any]]:
+    """Metric → its name, and the judge with its version and what it was fitted on."""
+    found: dict[str, dict[str, Any]] = {}
+    for cell in cells:
+        for key, metric in (steps.measured(cell) or {"metrics": {}})["metrics"].items():
+            found[key] = {name: metric[name] for name in _MEASURE if name in metric}
+    return public(steps.config, found)
+
+
+def _rounded(value: float | None) -> float | None:
+    return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
 def _area(

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from rewardjax.config import from_dict
-from rewardjax.data.lines import check_file
+from rewardjax.data.prompts import read_prompts
 from rewardjax.errors import RewardJaxError
 from rewardjax.experiments.compare import speed
-from rewardjax.experiments.compare.results import controls_path, planned_cells, speed_path
+from rewardjax.experiments.compare.plan import controls_path, planned_cells, speed_path
 from rewardjax.experiments.compare.settings import CompareConfig, merge, models
 from rewardjax.experiments.compare.steps import Cell, Steps
 from rewardjax.export import architecture
@@ -32,7 +32,13 @@ def prepare(config: CompareConfig) -> None:
         open_lm(config.perplexity_lm)
     scorers = [scorer.name for scorer in load_scorers(config.scorers)]
     for arm in config.arms:
-        check_file(arm.prompts, "a .txt file with a prompt per line or a .jsonl file")
+        need = config.protocol.prompts + (config.protocol.full_prompts if arm.full else 0)
+        found = len(read_prompts(arm.prompts, arm.prompt_field, where=arm.where))
+        if found < need:
+            raise RewardJaxError(
+                f"arm {arm.name!r} has {found} prompts; expected at least {need}: protocol.prompts"
+                " and, apart from them, protocol.full_prompts"
+            )
         scorer = arm.metric.rpartition(".")[0]
         if scorer not in scorers:
             raise RewardJaxError(

@@ -196,17 +196,16 @@ class Steps:
         curve = {beta: self.measured(Cell(arm, model, seed, beta)) for beta in self.config.betas}
         if plain is None or any(numbers is None for numbers in curve.values()):
             return None
-        limit = np.inf
-        if PERPLEXITY in plain["metrics"]:
-            limit = arm.most_perplexity * plain["metrics"][PERPLEXITY]["value"]
+        limit = arm.most_perplexity * _value(plain, PERPLEXITY, missing=np.inf)
         sign = 1 if arm.higher_is_better else -1
         best = min(self.config.betas)
         score = -np.inf
         for beta, numbers in sorted(curve.items()):
             assert numbers is not None
-            metrics = numbers["metrics"]
-            value = sign * metrics[arm.metric]["value"]
-            if metrics.get(PERPLEXITY, {"value": 0.0})["value"] <= limit and value > score:
+            value = sign * _value(numbers, arm.metric, missing=-sign * np.inf)
+            # Texts of which none has a perplexity below the limit of 1e5 are not fluent.
+            lost = np.inf if PERPLEXITY in numbers["metrics"] else 0.0
+            if _value(numbers, PERPLEXITY, missing=lost) <= limit and value > score:
                 best, score = beta, value
         return best
 
@@ -231,6 +230,12 @@ class Steps:
         argv += ["--num-prefixes", str(rank.num_prefixes), "--columns", rank.columns]
         argv += ["--check-prefixes", str(rank.check_prefixes), "--out", str(out), "--resume"]
         self.work.command(out / "rank.json", ("analyze", "rank"), argv)
+
+
+def _value(numbers: dict[str, Any], key: str, *, missing: float) -> float:
+    """A metric's value, or `missing` where it was not measured or nothing was left to measure."""
+    value = numbers["metrics"].get(key, {}).get("value")
+    return missing if value is None else value
 
 
 def _name(cell: Cell) -> str:

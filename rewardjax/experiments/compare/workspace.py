@@ -18,6 +18,7 @@ from typing import Any
 from rich.console import Console
 
 from rewardjax.cli import program
+from rewardjax.errors import RewardJaxError
 from rewardjax.experiments.compare.settings import CompareConfig, slug
 from rewardjax.report.write import write_text
 
@@ -35,9 +36,7 @@ class Workspace:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._began = time.monotonic()
         self._costs = self.folder / "costs.json"
-        self.costs: dict[str, dict[str, Any]] = {}
-        if self._costs.is_file():
-            self.costs = json.loads(self._costs.read_text(encoding="utf-8"))
+        self.costs = self._recorded()
         self.used: set[str] = set()
         """what this comparison asked for: others may share the folder"""
         self._digests = {path: _digest(Path(path)) for path in _paths(config)}
@@ -71,14 +70,33 @@ class Workspace:
             raise OutOfTime
         Console(highlight=False, markup=False, soft_wrap=True).print(f"$ {text}", style="dim")
         wall, cpu = time.monotonic(), time.process_time()
-        make()
-        before = self.costs.get(key, {})  # a step that was stopped midway leaves none
-        self.costs[key] = {
-            "command": text,
-            "seconds": round(before.get("seconds", 0.0) + time.monotonic() - wall, 2),
-            "cpu_seconds": round(before.get("cpu_seconds", 0.0) + time.process_time() - cpu, 2),
-        }
-        write_text(self._costs, json.dumps(self.costs, indent=1, ensure_ascii=False) + "\n")
+        try:
+            make()
+        finally:  # a step that is stopped midway took time too
+            spent = {
+                "seconds": time.monotonic() - wall,
+                "cpu_seconds": time.process_time() - cpu,
+            }
+            self.costs = self._recorded()  # another comparison in this folder may have written
+            before = self.costs.get(key, {})
+            total = {name: round(before.get(name, 0.0) + x, 2) for name, x in spent.items()}
+            self.costs[key] = {"command": text, **total}
+            write_text(self._costs, json.dumps(self.costs, indent=1, ensure_ascii=False) + "\n")
+        if not output.exists():
+            raise RewardJaxError(f"{text!r} ended without {str(output)!r}; run it again by itself")
+
+    def _recorded(self) -> dict[str, dict[str, Any]]:
+        if not self._costs.is_file():
+            return {}
+        return json.loads(self._costs.read_text(encoding="utf-8"))
+
+    def made(self, kind: str = "") -> list[float]:
+        """Seconds of every step whose output is there, of one kind (`models/` …) or of all."""
+        return [
+            cost["seconds"]
+            for key, cost in self.costs.items()
+            if key.startswith(kind) and (self.folder / key).exists()
+        ]
 
     def record(self) -> list[dict[str, Any]]:
         """What the steps of this comparison took, in the order they were made."""
@@ -90,8 +108,18 @@ class Workspace:
 
 
 def _paths(config: CompareConfig) -> list[str]:
-    """The given files, longest path first, so that none is replaced inside another."""
-    return sorted((pair.partition("=")[2] for pair in config.files), key=len, reverse=True)
+    """Every file that is read, longest path first, so that none is replaced inside another.
+
+    Those of --files, and those that the YAML names itself.
+    """
+    found = {pair.partition("=")[2] for pair in config.files}
+    settings = [config.training, *(m.settings for m in (*config.models, *config.sweeps))]
+    named = [each.get("data", {}).get("path") for each in settings]
+    named += [arm.prompts for arm in config.arms]
+    named += [config.lm, config.perplexity_lm, *config.scorers]
+    named += [prefixes.partition("=")[2] or prefixes for prefixes in config.rank.prefixes]
+    found |= {path for path in named if path and Path(path).exists()}
+    return sorted(found, key=lambda path: (-len(path), path))
 
 
 def _digest(path: Path) -> str:

@@ -1,0 +1,100 @@
+"""Settings of a comparison made whole and looked at, before any work."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from rewardjax.errors import RewardJaxError, nearest
+from rewardjax.experiments.compare.settings import CompareConfig, models, slug
+
+_PLACE = re.compile(r"\{([A-Za-z][\w-]*)\}")
+
+
+def fill_in(config: CompareConfig) -> CompareConfig:
+    """The config with its {NAME} replaced by the files given.
+
+    Raises:
+      RewardJaxError: a name without a file (all are named at once), or a file nobody asked for.
+    """
+    given = {}
+    for pair in config.files:
+        name, sign, path = pair.partition("=")
+        if not sign or not path:
+            raise RewardJaxError(f"--files {pair!r}; expected NAME=PATH")
+        given[name] = path
+    asked: set[str] = set()
+
+    def fill(value: Any) -> Any:
+        if isinstance(value, str):
+            asked.update(_PLACE.findall(value))
+            return _PLACE.sub(lambda match: given.get(match[1], match[0]), value)
+        if isinstance(value, Mapping):
+            return {key: fill(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return type(value)(fill(item) for item in value)
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            fields = {f.name: fill(getattr(value, f.name)) for f in dataclasses.fields(value)}
+            return dataclasses.replace(value, **fields)
+        return value
+
+    filled = dataclasses.replace(fill(dataclasses.replace(config, files=())), files=config.files)
+    if missing := sorted(asked - given.keys()):
+        raise RewardJaxError(
+            f"this comparison needs the files {', '.join(missing)}; give --files "
+            + " ".join(f"{name}=PATH" for name in missing)
+        )
+    if extra := sorted(given.keys() - asked):
+        hint = nearest(extra[0], sorted(asked))
+        raise RewardJaxError(f"--files {extra[0]}=… is not asked for by this comparison{hint}")
+    return filled
+
+
+def check(config: CompareConfig) -> None:
+    """Refuse what cannot mean anything, before any work.
+
+    Raises:
+      RewardJaxError: naming the setting.
+    """
+    every = models(config)
+    names = [model.name for model in every]
+    for kind, listed in (("model", names), ("arm", [arm.name for arm in config.arms])):
+        if not all(listed):
+            raise RewardJaxError(f"a {kind} of the comparison has no name; give each one a name")
+        if twice := {name for name in listed if listed.count(name) > 1}:
+            raise RewardJaxError(f"two {kind}s are named {min(twice)!r}; expected different names")
+        slugs = [slug(name) for name in listed]
+        if clash := [n for n, s in zip(listed, slugs, strict=True) if slugs.count(s) > 1]:
+            raise RewardJaxError(
+                f"the names {clash[0]!r} and {clash[1]!r} make the same file name; change one"
+            )
+    if not every:
+        raise RewardJaxError("models is empty; a comparison needs at least one reward model")
+    for model in every:
+        if model.teacher is not None and model.teacher not in names[: names.index(model.name)]:
+            before = names[: names.index(model.name)]
+            raise RewardJaxError(
+                f"model {model.name!r}: teacher {model.teacher!r} is none of the models before it"
+                f"{nearest(model.teacher, before)}"
+            )
+    if not config.seeds or len(set(config.seeds)) < len(config.seeds):
+        raise RewardJaxError(f"seeds is {list(config.seeds)}; expected different integers")
+    if config.arms and not (config.betas and all(0 < b <= 1e6 for b in config.betas)):
+        raise RewardJaxError(f"betas is {list(config.betas)}; expected numbers above 0, up to 1e6")
+    for arm in config.arms:
+        if "." not in arm.metric:
+            raise RewardJaxError(
+                f"arm {arm.name!r}: metric is {arm.metric!r}; expected SCORER.STATISTIC, such as "
+                "vader.positive_rate"
+            )
+    protocol = config.protocol
+    least = {"prompts": 1, "samples": 1, "max_new_tokens": 1, "full_prompts": 0, "full_samples": 1}
+    for name, smallest in least.items():
+        if getattr(protocol, name) < smallest:
+            got = getattr(protocol, name)
+            raise RewardJaxError(f"protocol.{name} is {got}; expected at least {smallest}")
+    if config.hours is not None and not 0 < config.hours < math.inf:
+        raise RewardJaxError(f"hours is {config.hours}; expected more than 0, and finite")

@@ -1,0 +1,194 @@
+"""The comparison's tables of its reward models, their ranks and the controls, from its results."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator
+from typing import Any
+
+from rewardjax.experiments.compare.tables import spread
+from rewardjax.metrics.rank_result import Part
+from rewardjax.report.rank import parts_table
+from rewardjax.report.table import Cell, Table, number
+
+Results = dict[str, Any]
+
+
+def of_models(results: Results) -> Table:
+    """Size, cost, held-out error and speed of every reward model."""
+    heads = [
+        Cell("reward model"),
+        Cell("trainable parameters"),
+        Cell("training", "CPU seconds"),
+        Cell("held-out squared error", "mean of seeds"),
+        Cell("AUC or Spearman", "mean of seeds"),
+        Cell("rank", "99% energy"),
+        Cell("calls per token"),
+        Cell("tokens/s", "/ unguided"),
+    ]
+    speeds = (results["speed"] or {}).get("tokens_per_second", {})
+    plain = speeds.get("unguided", {}).get("median")
+    rows = []
+    for model in results["models"]:
+        first = model["seeds"][0]
+        done = [s for s in model["seeds"] if s["finished"]]
+        errors = _known(done, "eval/squared_error")
+        scores = _known(done, "eval/auc") or _known(done, "eval/spearman")
+        speed = speeds.get(model["name"], {}).get("median")
+        size = first["metrics"].get("model/trainable_parameters")
+        rank = energy_rank(first["rank"], 0.99)
+        rows.append(
+            (
+                Cell(model["name"], f"teacher: {model['teacher']}" if model["teacher"] else ""),
+                Cell(f"{size:,.0f}" if size else "–"),
+                Cell(number(first["cpu_seconds"], 0)),
+                spread(errors, 4),
+                spread(scores),
+                Cell("–" if rank is None else str(rank)),
+                Cell(str(model["reads_per_token"])),
+                Cell(number(speed, 0), f"{speed / plain:.2f}" if speed and plain else ""),
+            )
+        )
+    caption = (
+        "CPU seconds and rank: first seed. Calls: rows the reward model's own transformer reads."
+        " Each seed draws its own training and held-out texts; below a mean: the seeds' range."
+    )
+    if any(model["teacher"] for model in results["models"]):
+        caption += (
+            " A student's teacher is of the first seed, so it may have been trained on texts that"
+            " a later seed holds out."
+        )
+    return Table(tuple(heads), tuple(rows), caption=caption)
+
+
+def _known(seeds: list[dict[str, Any]], name: str) -> list[float]:
+    return [s["metrics"][name] for s in seeds if s["metrics"].get(name) is not None]
+
+
+def energy_rank(rank: dict[str, Any] | None, share: float) -> int | None:
+    """Rank that holds a share of the energy, of the first set of prefixes."""
+    if not rank:
+        return None
+    return _first_set(rank)["analysis"]["raw"]["growth"][-1]["energy_rank"][f"{share:g}"]
+
+
+def spectra(results: Results, part: str = "raw") -> dict[str, Part]:
+    """Model → its spectrum on the first set of prefixes, first seed."""
+    found = {}
+    for model in results["models"]:
+        rank = model["seeds"][0]["rank"]
+        if rank:
+            found[model["name"]] = Part.from_dict(_first_set(rank)["analysis"][part])
+    return found
+
+
+_CUTOFFS = ("float32", "0.001")
+_CHECKS = (("whole vocabulary", "check_full"), ("the same sample", "check_sample"))
+_SHARES = ("0.9", "0.95", "0.99", "0.999")
+
+
+def of_ranks(results: Results, part: str = "raw") -> Table:
+    """Ranks of every model and set of prefixes: means and ranges of the seeds."""
+    heads = [Cell("reward model, prefixes"), Cell("N × columns"), Cell("bound")]
+    rows = []
+    for model in results["models"]:
+        found = [seed["rank"]["sets"] for seed in model["seeds"] if seed["rank"]]
+        for name in found[0] if found else ():
+            sets = [one[name] for one in found]
+            parts = [Part.from_dict(one["analysis"][part]) for one in sets]
+            bound = sets[0]["bound"]
+            kept = "–" if bound is None else "kept"
+            if bound is not None and not all(one["within_bound"] for one in sets):
+                kept = "BROKEN"
+            size = Cell(_size(sets[0]), _drawn(sets))
+            limit = Cell("–") if bound is None else Cell(str(bound), kept)
+            rows.append((Cell(model["name"], name), size, limit, *_ranks(parts)))
+            for what, key in _CHECKS:
+                if sets[0][key]:
+                    one = Part.from_dict(sets[0][key][part])
+                    label = Cell(f"{model['name']}, check", f"{name}, {what}")
+                    rows.append((label, Cell(_shape(one.shape)), Cell("–"), *_ranks([one])))
+    heads += [Cell(cut, "cut-off") for cut in _CUTOFFS]
+    heads += [Cell(f"{100 * float(share):g}%", "energy") for share in _SHARES]
+    caption = (
+        "Raw rewards; means of the seeds, their ranges below. Cut-offs are relative to the largest"
+        " singular value (float32: NumPy's), energies are shares of it. Bound: of the raw rank at"
+        " float32's cut-off."
+    )
+    return Table(tuple(heads), tuple(rows), caption=caption)
+
+
+def of_every_rank(results: Results, part: str = "raw") -> Table:
+    """Ranks at every cut-off and share, of every model, seed and set of prefixes."""
+    parts, sizes = {}, {}
+    for model, seed, name, found in _analyses(results):
+        label = f"{model}, {name} prefixes, seed {seed}"
+        parts[label] = Part.from_dict(found["analysis"][part])
+        sizes[label] = _size(found) + " sampled" * found["sampled"]
+        if found["check_full"]:
+            for what, key in _CHECKS:
+                one = Part.from_dict(found[key][part])
+                parts[f"{label}: check, {what}"] = one
+                sizes[f"{label}: check, {what}"] = _shape(one.shape)
+    return parts_table(parts, sizes)
+
+
+def _analyses(results: Results) -> Iterator[tuple[str, int, str, dict[str, Any]]]:
+    for model in results["models"]:
+        for seed in model["seeds"]:
+            for name, found in (seed["rank"] or {"sets": {}})["sets"].items():
+                yield model["name"], seed["seed"], name, found
+
+
+def _ranks(parts: list[Part]) -> list[Cell]:
+    ranks = [spread([part.numerical_rank[cut] for part in parts], 1) for cut in _CUTOFFS]
+    return ranks + [spread([part.energy_rank[share] for part in parts], 1) for share in _SHARES]
+
+
+def _size(found: dict[str, Any]) -> str:
+    return _shape((found["prefixes"], found["columns"]))
+
+
+def _shape(shape: tuple[int, int]) -> str:
+    return f"{shape[0]}\N{NO-BREAK SPACE}×\N{NO-BREAK SPACE}{shape[1]:,}"
+
+
+def _drawn(sets: list[dict[str, Any]]) -> str:
+    seeds = f"{len(sets)} seed{'s' * (len(sets) > 1)}"
+    return f"sampled, {seeds}" if sets[0]["sampled"] else seeds
+
+
+def _first_set(rank: dict[str, Any]) -> dict[str, Any]:
+    return next(iter(rank["sets"].values()))
+
+
+def of_controls(controls: dict[str, Any]) -> Table:
+    """Error over the zero predictor's, of every model and seed, beside the floor."""
+    n = controls["settings"]["n"]
+    groups: dict[tuple[str, str, int | None], list[float]] = {}
+    for fit in controls["fits"]:
+        key = (fit["task"], fit["model"], fit["rank"])
+        groups.setdefault(key, []).append(fit["mse"] / controls["zero_mse"][fit["task"]])
+    rows = []
+    for (task, model, rank), values in groups.items():
+        floor = None if rank is None or task != "identity" else max(0.0, (n - rank - 1) / n)
+        name = model if rank is None else f"{model}, r = {rank}"
+        rows.append(
+            (
+                Cell(f"{task}: {name}"),
+                Cell(_scientific(statistics.fmean(values))),
+                Cell(f"{_scientific(min(values))} to {_scientific(max(values))}"),
+                Cell("–" if floor is None else f"{floor:.4f}"),
+                Cell(str(len(values))),
+            )
+        )
+    heads = ("control", "error / predicting 0", "lowest to highest", "floor", "seeds")
+    caption = f"n = {n}. " + ". ".join(
+        f"{claim}: {'holds' if holds else 'DOES NOT HOLD'}"
+        for claim, holds in controls["checks"].items()
+    )
+    return Table(tuple(map(Cell, heads)), tuple(rows), caption=caption)
+
+
+def _scientific(value: float) -> str:
+    return f"{value:.4f}" if value >= 1e-3 else f"{value:.1e}"

@@ -1,0 +1,89 @@
+"""The workspace of a comparison, what of it is published, and β where perplexities are missing."""
+
+import json
+
+import pytest
+
+from rewardjax.errors import RewardJaxError
+from rewardjax.experiments.compare.provenance import public
+from rewardjax.experiments.compare.settings import ArmConfig, CompareConfig, ModelConfig
+from rewardjax.experiments.compare.steps import Steps
+from rewardjax.experiments.compare.workspace import Workspace
+
+
+def test_public_names_no_path():
+    config = CompareConfig(
+        out="/home/jürgen/o",
+        lm="/lms/tiny",
+        files=("a=/home/jürgen/x.tsv", "b=../up/y.jsonl", "c=d"),
+    )
+    text = public(
+        config,
+        "rewardjax compare /etc/c.yaml --files a=/home/jürgen/x.tsv b=../up/y.jsonl --lm /lms/tiny"
+        " --publish '/srv/p' --out /home/jürgen/o/texts/t.jsonl ~/z ../q/w",
+    )
+    assert text == (
+        "rewardjax compare c.yaml --files a=x.tsv b=y.jsonl --lm tiny --publish 'p'"
+        " --out OUT/texts/t.jsonl z w"
+    )
+    kept = {"n": 0.5, "where": ["prompt.toxicity>=0.5"], "text": "and/or, docs/results/d"}
+    assert public(config, kept) == kept
+    assert public(CompareConfig(out="."), "--out ./a --x 0.5") == "--out OUT/a --x 0.5"
+
+
+def test_the_time_of_a_stopped_step_is_kept_and_two_comparisons_share_the_record(tmp_path):
+    config = CompareConfig(out=str(tmp_path))
+    one, other = Workspace(config), Workspace(config)
+    output = one.folder / "texts" / "x.jsonl"
+
+    def stopped():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        one.once(output, "decode", stopped)
+    assert one.costs["texts/x.jsonl"]["command"] == "decode"
+    assert one.made() == []
+    (tmp_path / "texts").mkdir()
+    other.once(other.folder / "y.json", "y", (tmp_path / "y.json").touch)
+    one.once(output, "decode", output.touch)
+    assert json.loads((tmp_path / "costs.json").read_text()).keys() == {"texts/x.jsonl", "y.json"}
+    assert len(one.made("texts/")) == 1
+
+
+def test_a_step_that_makes_nothing_is_an_error(tmp_path):
+    work = Workspace(CompareConfig(out=str(tmp_path)))
+    with pytest.raises(RewardJaxError, match="ended without"):
+        work.once(tmp_path / "x", "rewardjax decode", lambda: 130)
+
+
+@pytest.mark.parametrize("named", ["prompts", "training", "model"])
+def test_what_a_yaml_names_itself_counts_by_its_content(tmp_path, named):
+    path = str(tmp_path / "file.tsv")
+    data = {"data": {"path": path}}
+    config = CompareConfig(
+        out=str(tmp_path / "out"),
+        arms=(ArmConfig(name="a", prompts=path),) if named == "prompts" else (),
+        training=data if named == "training" else {},
+        models=(ModelConfig("m", data if named == "model" else {}),),
+    )
+    places = []
+    for content in ("one", "two", "one"):
+        (tmp_path / "file.tsv").write_text(content)
+        places.append(Workspace(config).place("texts", "x", ["prompts", path]))
+    assert places[0] == places[2] != places[1]
+
+
+def test_beta_where_no_perplexity_is_left(tmp_path, monkeypatch):
+    model, arm = ModelConfig("m"), ArmConfig(name="a", metric="v.positive_rate")
+    config = CompareConfig(out=str(tmp_path), models=(model,), arms=(arm,), betas=(5.0, 10.0, 20.0))
+    found = {0.0: (0.5, 10.0), 5.0: (0.6, 12.0), 10.0: (0.7, 14.0), 20.0: (0.9, None)}
+
+    def measured(cell):
+        rate, perplexity = found[cell.beta]
+        return {
+            "metrics": {"v.positive_rate": {"value": rate}, "perplexity": {"value": perplexity}}
+        }
+
+    steps = Steps(config, Workspace(config))
+    monkeypatch.setattr(steps, "measured", measured)
+    assert steps.chosen_beta(arm, model) == 10.0
