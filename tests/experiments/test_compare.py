@@ -92,6 +92,7 @@ def command(inputs, *more):
 @pytest.fixture(scope="module")
 def results(inputs):
     assert command(inputs, "--hours", "1e-9") == 3  # it stops before its second step …
+    assert "UNFINISHED" in (inputs / "published" / "README.md").read_text()
     assert command(inputs) == 0  # … and goes on
     return json.loads((inputs / "published" / "results.json").read_text())
 
@@ -107,6 +108,7 @@ def test_every_cell_is_measured(results):
         expected.add((name, 0, chosen[name], True))
     assert cells == expected
     assert results["unfinished"] == {"cells": 0}
+    assert results["finished"]
     sizes = {c["full"]: (c["prompts"], c["texts"]) for c in results["cells"]}
     assert sizes == {False: (3, 6), True: (2, 6)}
 
@@ -190,6 +192,13 @@ def test_every_number_has_its_n_and_its_judge(results):
             assert {"value", "low", "high", "prompts"} <= metric.keys()
             assert results["measures"][key]["scorer"]
             assert "values" not in metric
+
+
+def test_a_page_says_that_steps_without_cells_are_missing(results, tmp_path):
+    page.write(results | {"finished": False}, tmp_path)
+    for name in ("report.html", "README.md"):
+        assert "UNFINISHED" in (tmp_path / name).read_text()
+    assert "UNFINISHED" not in page.readme(results)
 
 
 def test_a_second_run_makes_nothing_again(inputs, results):

@@ -47,7 +47,8 @@ def main(argv: list[str]) -> int:
     except OutOfTime:
         finished = False
         print(f"--hours {config.hours:g} are over; run the same command again to go on")
-    results = collect(steps, " ".join(["rewardjax compare", *map(shlex.quote, argv)]))
+    command = " ".join(["rewardjax compare", *map(shlex.quote, argv)])
+    results = collect(steps, command, finished=finished)
     folder = Path(config.publish) if config.publish else steps.work.folder
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(results, ensure_ascii=False, allow_nan=False) + "\n"

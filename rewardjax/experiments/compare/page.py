@@ -50,16 +50,16 @@ def page(results: Results) -> html.Page:
     sections.append(("How it was made", made))
     sections.append(("Settings and versions", _facts(results)))
     lead = results["question"] or "Reward models trained alike, compared."
-    if results["unfinished"]["cells"]:
-        lead += f" UNFINISHED: {results['unfinished']['cells']} cells are not measured yet."
+    if not results["finished"]:
+        lead += f" {_unfinished(results)}"
     return html.Page(results["name"], lead, sections=sections, footer=_footer(results))
 
 
 def readme(results: Results) -> str:
     """The page's tables in Markdown."""
     parts = [f"# {results['name']}", results["question"], _footer(results)]
-    if results["unfinished"]["cells"]:
-        parts.append(f"**Unfinished: {results['unfinished']['cells']} cells are not measured.**")
+    if not results["finished"]:
+        parts.append(f"**{_unfinished(results)}**")
     for arm in results["arms"]:
         found = tables.of_arm(results, arm)
         if found:
@@ -73,6 +73,13 @@ def readme(results: Results) -> str:
     parts += ["`report.html` has the figures, samples and every command; `results.json` every"
               " number, with its n, seed and interval."]  # fmt: skip
     return "\n\n".join(part.strip() for part in parts if part) + "\n"
+
+
+def _unfinished(results: Results) -> str:
+    return (
+        f"UNFINISHED: {results['unfinished']['cells']} of the cells planned so far are not"
+        " measured, and models, ranks or controls may be missing."
+    )
 
 
 def _protocol(results: Results) -> str:

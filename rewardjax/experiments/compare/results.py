@@ -24,8 +24,8 @@ _NUMBERS = ("value", "low", "high", "prompts", "dropped", "undefined")
 """What it is in a cell. The values of each prompt stay in the workspace."""
 
 
-def collect(steps: Steps, command: str = "") -> dict[str, Any]:
-    """What is there so far; `unfinished` counts what is not. `command`: as it was typed."""
+def collect(steps: Steps, command: str = "", *, finished: bool = True) -> dict[str, Any]:
+    """What is there so far; `unfinished` counts cells that are not. `command`: as it was typed."""
     config = steps.config
     every = models(config)
     planned = planned_cells(steps)
@@ -55,6 +55,7 @@ def collect(steps: Steps, command: str = "") -> dict[str, Any]:
         "speed": _read(speed_path(steps)),
         "controls": _read(controls_path(steps) / "controls.json"),
         "samples": [sample for arm in config.arms for sample in _samples(steps, arm)],
+        "finished": finished and len(known) == len(cells),
         "unfinished": {"cells": len(cells) - len(known)},
         "seconds": _total(steps, "seconds"),
         "cpu_seconds": _total(steps, "cpu_seconds"),
