@@ -125,7 +125,8 @@ def prepare(config: AnyConfig, lm: LM | None, texts: Any, labels: Any) -> Run:
         found = files.read_examples(data)
     else:
         found = examples.from_memory(texts, labels, data)
-    found = examples.subset(found, data.max_examples, config.seed)
+    split_seed = config.seed if data.split_seed is None else data.split_seed
+    found = examples.subset(found, data.max_examples, split_seed)
     opened = lm or open_lm(config.lm, dtype=config.dtype)
     model = architecture(config.reward_model, opened)
     context = longest_text(opened, teacher)
@@ -143,7 +144,7 @@ def prepare(config: AnyConfig, lm: LM | None, texts: Any, labels: Any) -> Run:
         max_length=data.max_length,
         on_bad_row=data.on_bad_row,
     )
-    train_rows, eval_rows = examples.split(found.texts, data.held_out, config.seed)
+    train_rows, eval_rows = examples.split(found.texts, data.held_out, split_seed)
     lm = opened.load() if isinstance(opened, OpenedLM) else opened
     bound = teacher.bind(lm) if teacher else None
     model, weights, backbone_fingerprint = start(config.reward_model, lm)

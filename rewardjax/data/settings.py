@@ -56,6 +56,9 @@ class DataConfig:
     """Cut texts to this many tokens. Unset: a text longer than the LM's context is a bad row."""
     max_examples: int | None = None
     """Use this many of the texts, drawn by the seed. Unset: all."""
+    split_seed: int | None = None
+    """Draws max_examples and the held-out texts. Unset: the run's seed. Runs that are compared
+    over seeds, or a student with its teacher, should hold out the same texts."""
 
 
 DEFAULTS: dict[str, Any] = {
@@ -163,10 +166,10 @@ def check(config: DataConfig) -> None:
             )
     if not 0 <= config.held_out < 1:
         raise RewardJaxError(f"data.held_out is {config.held_out}; expected 0 <= held_out < 1")
-    for name in ("max_length", "max_examples"):
+    for name, least in (("max_length", 1), ("max_examples", 1), ("split_seed", 0)):
         value = getattr(config, name)
-        if value is not None and value < 1:
-            raise RewardJaxError(f"data.{name} is {value}; expected at least 1")
+        if value is not None and value < least:
+            raise RewardJaxError(f"data.{name} is {value}; expected at least {least}")
 
 
 def span(config: DataConfig) -> tuple[float, float]:

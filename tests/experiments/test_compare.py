@@ -16,7 +16,7 @@ CONFIG = {
     "name": "tiny comparison",
     "question": "Does it run?",
     "training": {
-        "data": {"path": "{texts}", "labels": ["label"], "held_out": 0.2},
+        "data": {"path": "{texts}", "labels": ["label"], "held_out": 0.2, "split_seed": 0},
         "optim": {"steps": 3, "batch_size": 8, "learning_rate": 1e-3},
     },
     "models": [

@@ -305,3 +305,15 @@ def test_outside_the_main_thread(tiny_lm, settings, reviews):
     thread.start()
     thread.join()
     assert results[0].step == 2
+
+
+def test_seeds_may_share_their_held_out_texts(tiny_lm, reviews, settings):
+    """`split_seed` decides the split alone; without it the run's seed does."""
+
+    def held_out(seed, split_seed):
+        data = DataConfig(held_out=0.25, max_examples=80, split_seed=split_seed)
+        run = run_module.prepare(settings(seed=seed, data=fill(data)), tiny_lm, *reviews)
+        return {run.examples.ids[i] for i in run.eval_rows}
+
+    assert held_out(0, 5) == held_out(1, 5) == held_out(5, None)
+    assert held_out(0, None) != held_out(1, None)

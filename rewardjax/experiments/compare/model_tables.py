@@ -51,10 +51,13 @@ def of_models(results: Results) -> Table:
         )
     caption = (
         "CPU seconds and rank: first seed. Calls: rows the reward model's own transformer reads."
-        " Each seed draws its own training and held-out texts; below a mean: the seeds' range."
+        " Below a mean: the seeds' range."
     )
-    if any(model["teacher"] for model in results["models"]):
+    if results["settings"]["training"].get("data", {}).get("split_seed") is not None:
+        caption += " All seeds and students hold out the same texts."
+    elif any(model["teacher"] for model in results["models"]):
         caption += (
+            " Each seed draws its own training and held-out texts."
             " A student's teacher is of the first seed, so it may have been trained on texts that"
             " a later seed holds out."
         )

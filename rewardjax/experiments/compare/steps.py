@@ -54,7 +54,8 @@ class Steps:
 
     def run_dir(self, model: ModelConfig, seed: int) -> Path:
         """Folder of a training run."""
-        return self.work.place("models", f"{model.name}-s{seed}", self.training(model, seed))
+        settings = self.training(model, seed)
+        return self.work.place("models", f"{_kind(model, settings)}-s{seed}", settings)
 
     def training(self, model: ModelConfig, seed: int) -> dict[str, Any]:
         """All settings of a training run, as its command's YAML has them (without run_dir)."""
@@ -219,7 +220,7 @@ class Steps:
     def rank(self, model: ModelConfig, seed: int) -> Path:
         """Folder of a rank analysis."""
         behind = [self.training(model, seed), to_plain(self.config.rank)]
-        return self.work.place("rank", f"{model.name}-s{seed}", behind)
+        return self.work.place("rank", f"{_kind(model, behind[0])}-s{seed}", behind)
 
     def analyse_rank(self, model: ModelConfig, seed: int) -> None:
         """Rank of a model's raw reward matrix."""
@@ -238,8 +239,14 @@ def _value(numbers: dict[str, Any], key: str, *, missing: float) -> float:
     return missing if value is None else value
 
 
+def _kind(model: ModelConfig, settings: dict[str, Any]) -> str:
+    """What a model is, whatever it is called: comparisons may call the same one differently."""
+    kind = settings.get("reward_model", {}).get("parametrization", "arm")
+    return f"{kind}-distilled" if model.teacher else kind
+
+
 def _name(cell: Cell) -> str:
-    what = f"{cell.model.name}-s{cell.seed}-b{cell.beta:g}" if cell.model else "unguided"
+    what = f"guided-s{cell.seed}-b{cell.beta:g}" if cell.model else "unguided"
     return f"{cell.arm.name}-{what}" + ("-full" if cell.full else "")
 
 
