@@ -94,9 +94,9 @@ def fit(
     Raises:
       RewardJaxError: one kind of text only, or fewer groups than folds.
     """
-    require("sklearn", "judges")
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import GroupKFold, cross_val_score
+    linear, selection = (
+        require(f"sklearn.{part}", "judges") for part in ("linear_model", "model_selection")
+    )
 
     if len(np.unique(labels)) < 2 or len(np.unique(groups)) < folds:
         raise RewardJaxError(
@@ -105,12 +105,18 @@ def fit(
         )
 
     def model(c: float) -> Any:
-        return LogisticRegression(C=c, max_iter=2000, class_weight="balanced" if balance else None)
+        weight = "balanced" if balance else None
+        return linear.LogisticRegression(C=c, max_iter=2000, class_weight=weight)
 
     loss = {}
     for c in choices:
-        part = cross_val_score(
-            model(c), vectors, labels, groups=groups, cv=GroupKFold(folds), scoring="neg_log_loss"
+        part = selection.cross_val_score(
+            model(c),
+            vectors,
+            labels,
+            groups=groups,
+            cv=selection.GroupKFold(folds),
+            scoring="neg_log_loss",
         )
         loss[c] = -float(np.mean(part))
     best = min(loss, key=lambda c: loss[c])
