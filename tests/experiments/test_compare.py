@@ -45,7 +45,17 @@ CONFIG = {
             "prompts": "{prompts}",
             "metric": "vader.positive_rate",
             "most_perplexity": 2.0,
-        }
+        },
+        {
+            "name": "down",
+            "prompts": "{prompts}",
+            "metric": "vader.positive_rate",
+            "invert": True,
+            "higher_is_better": False,
+            "full": False,
+            "other_seeds": False,
+            "models": ["ARM"],
+        },
     ],
     "betas": [5, 10],
     "top_k": 5,
@@ -98,7 +108,10 @@ def results(inputs):
 
 
 def test_every_cell_is_measured(results):
-    cells = {(c["model"], c["seed"], c["beta"], c["full"]) for c in results["cells"]}
+    cells, down = (
+        {(c["model"], c["seed"], c["beta"], c["full"]) for c in results["cells"] if c["arm"] == arm}
+        for arm in ("up", "down")
+    )
     names = ["RAD", "ARM", "ARM distilled"]
     chosen = results["arms"][0]["chosen_beta"]
     expected = {(None, 0, 0.0, False), (None, 0, 0.0, True)}
@@ -107,6 +120,9 @@ def test_every_cell_is_measured(results):
         expected.add((name, 1, chosen[name], False))
         expected.add((name, 0, chosen[name], True))
     assert cells == expected
+    # the second arm: one of the models, the first seed, no full protocol
+    assert down == {(None, 0, 0.0, False), ("ARM", 0, 5.0, False), ("ARM", 0, 10.0, False)}
+    assert list(results["arms"][1]["chosen_beta"]) == ["ARM"]
     assert results["unfinished"] == {"cells": 0}
     assert results["finished"]
     sizes = {c["full"]: (c["prompts"], c["texts"]) for c in results["cells"]}
@@ -131,7 +147,7 @@ def test_beta_is_the_best_within_the_limit(results):
     cells = {
         (c["model"], c["beta"]): c["metrics"]
         for c in results["cells"]
-        if not c["full"] and not c["seed"]
+        if c["arm"] == "up" and not c["full"] and not c["seed"]
     }
     limit = 2.0 * cells[None, 0.0]["perplexity"]["value"]
     for name, beta in results["arms"][0]["chosen_beta"].items():
@@ -227,6 +243,10 @@ def test_a_changed_setting_makes_new_files_and_keeps_the_old(inputs, results, ca
         ({"models": [{"name": "A", "settings": {"optim": {"stpes": 1}}}]}, "model 'A': unknown"),
         ({"models": [{"name": "A", "setings": {}}]}, "models, entry 1: unknown key 'setings'"),
         ({"scorers": ["textblob"]}, "metric 'vader.positive_rate' is of 'vader'"),
+        (
+            {"arms": [CONFIG["arms"][0] | {"models": ["RADD"]}]},
+            "'RADD' is none of the models that decode; did you mean",
+        ),
         ({"betas": [0]}, "betas is [0.0]"),
         ({"seeds": [1, 1]}, "expected different integers"),
         ({"perplexity_lm": "no/such/folder"}, "no such file"),
@@ -236,7 +256,8 @@ def test_a_changed_setting_makes_new_files_and_keeps_the_old(inputs, results, ca
     ],
 )  # fmt: skip
 def test_refuses(inputs, tmp_path, capsys, change, words):
-    config = yaml.safe_load((inputs / "compare.yaml").read_text()) | change
+    config = yaml.safe_load((inputs / "compare.yaml").read_text())
+    config |= {"arms": CONFIG["arms"][:1]} | change
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(config))
     files = [f"texts={inputs / 'texts.jsonl'}", f"prompts={inputs / 'prompts.txt'}"]
     argv = ["compare", str(tmp_path / "c.yaml"), "--files", *files, "--out", str(tmp_path / "o")]

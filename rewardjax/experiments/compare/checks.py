@@ -90,6 +90,13 @@ def check(config: CompareConfig) -> None:
                 f"arm {arm.name!r}: metric is {arm.metric!r}; expected SCORER.STATISTIC, such as "
                 "vader.positive_rate"
             )
+        decoding = [model.name for model in every if model.decode]
+        for name in arm.models:
+            if name not in decoding:
+                raise RewardJaxError(
+                    f"arm {arm.name!r}: {name!r} is none of the models that decode"
+                    f"{nearest(name, decoding)}"
+                )
     protocol = config.protocol
     least = {"prompts": 1, "samples": 1, "max_new_tokens": 1, "full_prompts": 0, "full_samples": 1}
     for name, smallest in least.items():

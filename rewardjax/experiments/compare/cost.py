@@ -6,7 +6,7 @@ from typing import Any
 
 from rewardjax.data.hidden import machine_flops
 from rewardjax.experiments.compare.plan import planned_cells
-from rewardjax.experiments.compare.settings import ModelConfig, models
+from rewardjax.experiments.compare.settings import ModelConfig, decoded, models
 from rewardjax.experiments.compare.steps import Cell, Steps
 from rewardjax.export import architecture
 from rewardjax.lm import LMConfig, OpenedLM, open_lm
@@ -69,9 +69,10 @@ def _all_cells(steps: Steps) -> list[Cell]:
     cells = planned_cells(steps)
     middle = sorted(config.betas)[len(config.betas) // 2]
     for arm in config.arms:
-        for model in models(config):
-            if model.decode and steps.chosen_beta(arm, model) is None:
-                cells += [Cell(arm, model, seed, middle) for seed in config.seeds[1:]]
+        for model in decoded(config, arm):
+            if steps.chosen_beta(arm, model) is None:
+                others = config.seeds[1:] if arm.other_seeds else ()
+                cells += [Cell(arm, model, seed, middle) for seed in others]
                 if arm.full and model.full and config.protocol.full_prompts:
                     cells.append(Cell(arm, model, config.seeds[0], middle, full=True))
     return cells

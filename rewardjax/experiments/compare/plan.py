@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rewardjax.experiments.compare.settings import models
+from rewardjax.experiments.compare.settings import decoded, models
 from rewardjax.experiments.compare.steps import Cell, Steps
 
 
@@ -15,34 +15,35 @@ def planned_cells(steps: Steps) -> list[Cell]:
     """
     config = steps.config
     first, *others = config.seeds
-    decoded = [model for model in models(config) if model.decode]
     cells = []
     for arm in config.arms:
         cells.append(Cell(arm, None, first, 0.0))
-        cells += [Cell(arm, model, first, beta) for model in decoded for beta in config.betas]
+        for model in decoded(config, arm):
+            cells += [Cell(arm, model, first, beta) for beta in config.betas]
     for arm in config.arms:
         full = arm.full and config.protocol.full_prompts > 0
         if full:
             cells.append(Cell(arm, None, first, 0.0, full=True))
-        for model in decoded:
+        for model in decoded(config, arm):
             beta = steps.chosen_beta(arm, model)
             if beta is None:
                 continue
             if full and model.full:
                 cells.append(Cell(arm, model, first, beta, full=True))
-            cells += [Cell(arm, model, seed, beta) for seed in others]
+            if arm.other_seeds:
+                cells += [Cell(arm, model, seed, beta) for seed in others]
     return cells
 
 
 def speed_path(steps: Steps) -> Path:
     """JSON of decoding speeds."""
     config = steps.config
-    decoded = {
+    timed = {
         model.name: steps.training(model, config.seeds[0])
         for model in models(config)
         if model.decode
     }
-    behind = [decoded, config.top_k, max(config.betas), config.protocol.max_new_tokens]
+    behind = [timed, config.top_k, max(config.betas), config.protocol.max_new_tokens]
     return steps.work.place("speed", "speed", behind, ".json")
 
 

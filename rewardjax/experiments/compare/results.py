@@ -12,7 +12,13 @@ from rewardjax.config import to_plain
 from rewardjax.data.generations import group_by_prompt, read_rows
 from rewardjax.experiments.compare.plan import controls_path, planned_cells, speed_path
 from rewardjax.experiments.compare.provenance import commit, machine, public
-from rewardjax.experiments.compare.settings import ArmConfig, CompareConfig, ModelConfig, models
+from rewardjax.experiments.compare.settings import (
+    ArmConfig,
+    CompareConfig,
+    ModelConfig,
+    decoded,
+    models,
+)
 from rewardjax.experiments.compare.steps import PERPLEXITY, Cell, Steps
 from rewardjax.experiments.versions import versions
 from rewardjax.metrics.tradeoff import Curve, area_between
@@ -50,7 +56,8 @@ def collect(steps: Steps, command: str = "", *, finished: bool = True) -> dict[s
             area
             for arm in config.arms
             for model in config.models[1:]
-            if model.decode and (area := _area(steps, arm, config.models[0], model))
+            if model in decoded(config, arm)
+            and (area := _area(steps, arm, config.models[0], model))
         ],
         "speed": _read(speed_path(steps)),
         "controls": _read(controls_path(steps) / "controls.json"),
@@ -120,9 +127,7 @@ def _shorten(sets: dict[str, Any], *, first: bool) -> None:
 
 
 def _arm(steps: Steps, arm: ArmConfig) -> dict[str, Any]:
-    chosen = {
-        model.name: steps.chosen_beta(arm, model) for model in models(steps.config) if model.decode
-    }
+    chosen = {m.name: steps.chosen_beta(arm, m) for m in decoded(steps.config, arm)}
     return to_plain(arm) | {"prompts": Path(arm.prompts).name, "chosen_beta": chosen}
 
 
@@ -202,7 +207,7 @@ def _samples(steps: Steps, arm: ArmConfig) -> list[dict[str, Any]]:
     seed = config.seeds[0]
     columns: list[tuple[str, Cell]] = [("unguided", Cell(arm, None, seed, 0.0))]
     for model in config.models:
-        beta = steps.chosen_beta(arm, model) if model.decode else None
+        beta = steps.chosen_beta(arm, model) if model in decoded(config, arm) else None
         if beta is not None:
             columns.append((f"{model.name}, β = {beta:g}", Cell(arm, model, seed, beta)))
     texts: dict[str, list[dict[str, str]]] = {}

@@ -13,7 +13,7 @@ from rewardjax.errors import RewardJaxError
 from rewardjax.experiments.compare import speed
 from rewardjax.experiments.compare.plan import controls_path, planned_cells, speed_path
 from rewardjax.experiments.compare.settings import CompareConfig, merge, models
-from rewardjax.experiments.compare.steps import Cell, Steps
+from rewardjax.experiments.compare.steps import Steps
 from rewardjax.export import architecture
 from rewardjax.lm import open_lm
 from rewardjax.metrics.scorers import load_scorers
@@ -66,15 +66,12 @@ def run(steps: Steps) -> None:
     config = steps.config
     first, *others = config.seeds
     every = models(config)
-    decoded = [model for model in every if model.decode]
     for model in every:
         steps.train(model, first)
-    for arm in config.arms:
-        steps.cell(Cell(arm, None, first, 0.0))
-        for model in decoded:
-            for beta in config.betas:
-                steps.cell(Cell(arm, model, first, beta))
-    if decoded:
+    for cell in planned_cells(steps):
+        if cell.seed == first and not cell.full:
+            steps.cell(cell)
+    if config.arms:
         _once(steps, speed_path(steps), "speed of decoding", lambda: speed.measure(steps))
     for seed in others:
         for model in every:

@@ -69,6 +69,10 @@ class ArmConfig:
     """β is chosen as the best with at most this multiple of the unguided perplexity"""
     full: bool = True
     """run the full protocol on it as well"""
+    models: tuple[str, ...] = ()
+    """decode it with these models only; unset: with all that decode"""
+    other_seeds: bool = True
+    """decode it with the other training seeds as well, at the chosen β"""
 
 
 @dataclass(frozen=True)
@@ -166,6 +170,11 @@ def models(config: CompareConfig) -> list[ModelConfig]:
             name = f"{sweep.name} {value:g}"
             found.append(ModelConfig(name, settings, decode=sweep.decode, full=False))
     return found
+
+
+def decoded(config: CompareConfig, arm: ArmConfig) -> list[ModelConfig]:
+    """The models that decode an arm, in order."""
+    return [m for m in models(config) if m.decode and (not arm.models or m.name in arm.models)]
 
 
 def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
