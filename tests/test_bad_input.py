@@ -113,7 +113,7 @@ CASES = {
         (
             "train",
             ["--data.path", "b.jsonl.gz"],
-            {"b.jsonl.gz": gzip.compress(TEXT.encode() * 99)[:-9]},
+            {"b.jsonl.gz": gzip.compress(TEXT.encode() * 99, mtime=0)[:-9]},
             "b.jsonl.gz:100: damaged gzip file",
         ),
         ("train", ["b.yaml"], {"b.yaml": BINARY}, "config 'b.yaml' is not UTF-8 text"),

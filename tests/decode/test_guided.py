@@ -109,7 +109,7 @@ NESTED = "".join(json.dumps({"prompt": {"text": prompt}}) + "\n" for prompt in P
     ("name", "content", "flags"),
     [
         ("p.txt", LINES, []),
-        ("p.jsonl.gz", gzip.compress(JSONL), []),
+        ("p.jsonl.gz", gzip.compress(JSONL, mtime=0), []),
         ("p.jsonl", NESTED, ["--prompt-field", "prompt.text"]),
         ("-", LINES, []),
         ("-", JSONL, []),
