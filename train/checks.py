@@ -73,7 +73,7 @@ def check(config: AnyConfig) -> None:
         _check_distillation(config)
     kind = PARAMETRIZATIONS.get(config.reward_model.parametrization)
     plain = kind and (
-        kind.token_rewards_and_prior is RewardModel.token_rewards_and_prior
+        kind.position_rewards_and_prior is RewardModel.position_rewards_and_prior
         or getattr(kind, "delta", None) is NextTokenModel.delta
     )
     if plain and config.objective.prior_weight > 0:

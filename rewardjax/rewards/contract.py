@@ -133,10 +133,10 @@ class RewardModel(ABC):
         random_tokens: Int[Array, "B T"],
     ) -> tuple[Float[Array, "B T A"], Float[Array, "B T A"]]:
         """`token_rewards`, and the token-specific part of the reward at unrelated tokens."""
-        raise RewardJaxError(
-            f"parametrization {self.config.parametrization!r} has no prefix baseline to regularise"
-            " towards; set objective.prior_weight to 0"
+        rewards, deltas = self.position_rewards_and_prior(
+            params, tokens, lengths, hidden, tokens[..., None], random_tokens
         )
+        return rewards[..., 0, :], deltas
 
     def position_rewards(
         self,

@@ -128,19 +128,6 @@ class NextTokenModel(RewardModel):
     ) -> Float[Array, "B T A"]:
         return self.position_rewards(params, tokens, lengths, hidden, tokens[..., None])[..., 0, :]
 
-    def token_rewards_and_prior(
-        self,
-        params: RewardParams,
-        tokens: Int[Array, "B T"],
-        lengths: Int[Array, "B"],
-        hidden: Hidden,
-        random_tokens: Int[Array, "B T"],
-    ) -> tuple[Float[Array, "B T A"], Float[Array, "B T A"]]:
-        rewards, deltas = self.position_rewards_and_prior(
-            params, tokens, lengths, hidden, tokens[..., None], random_tokens
-        )
-        return rewards[..., 0, :], deltas
-
     def position_rewards(
         self,
         params: RewardParams,
