@@ -43,6 +43,10 @@ COMMANDS: dict[tuple[str, ...], tuple[str, str]] = {
         "rewardjax.experiments.rank:main",
         "spectrum and rank of what a reward model learned",
     ),
+    ("analyze", "agreement"): (
+        "rewardjax.train.agreement:main",
+        "how near a reward model is to another one, such as a student to its teacher",
+    ),
     ("analyze", "controls"): (
         "rewardjax.experiments.controls:main",
         "what each rank can fit, on two matrices whose best fit is known",

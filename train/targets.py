@@ -73,10 +73,15 @@ def check_teacher(teacher: TrainedRewardModel, config: DistillConfig, lm: LMConf
             f"reward_model.outputs is {outputs} and the teacher {config.teacher!r} has "
             f"{teacher.config.outputs}; expected the same number"
         )
+    check_candidates(objective, lm)
+
+
+def check_candidates(objective: DistillObjectiveConfig, lm: LMConfig) -> None:
+    """Refuse more candidates than the vocabulary holds."""
     if objective.targets != "observed" and objective.width > lm.vocab_size:
         most = lm.vocab_size - objective.include_observed
         raise RewardJaxError(
-            f"objective.num_candidates is {objective.num_candidates}; expected at most {most}, for "
+            f"num_candidates is {objective.num_candidates}; expected at most {most}, for "
             f"the vocabulary has {lm.vocab_size} tokens"
             f"{', the observed one included' if objective.include_observed else ''}"
         )

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from rewardjax.config import parse, to_plain
+from rewardjax.data.texts import read_texts
 from rewardjax.errors import RewardJaxError
 from rewardjax.experiments.rank_cost import describe_cost
-from rewardjax.experiments.rank_sets import RankConfig, cut_sets, named_files, read_texts
+from rewardjax.experiments.rank_sets import RankConfig, cut_sets, named_files
 from rewardjax.experiments.versions import versions
 from rewardjax.export import (
     TrainedRewardModel,
@@ -98,7 +99,10 @@ def run(config: RankConfig, command: str = "") -> Outcome:
     """Reads, checks, prints the cost, computes. Rows lie in OUT/rows until the end."""
     began = time.monotonic()
     files = named_files(config.prefixes)
-    texts = {name: read_texts(path, config) for name, path in files.items()}
+    texts = {
+        name: read_texts(path, config.text_field, header=config.header)
+        for name, path in files.items()
+    }
     trained = load_reward_model(config.reward_model)
     opened = open_lm(config.lm, dtype=config.lm_dtype)
     model = architecture(trained.config, opened)

@@ -6,9 +6,6 @@ import dataclasses
 from pathlib import Path
 from typing import Literal
 
-from rewardjax.data.files import read_examples
-from rewardjax.data.prompts import read_prompts
-from rewardjax.data.settings import DataConfig
 from rewardjax.errors import RewardJaxError
 from rewardjax.export import TrainedRewardModel, context
 from rewardjax.lm import OpenedLM
@@ -85,24 +82,6 @@ def named_files(given: tuple[str, ...]) -> dict[str, str]:
             )
         files[name] = path
     return files
-
-
-def read_texts(path: str, config: RankConfig) -> list[str]:
-    """The texts of a file; a .txt has one in each line.
-
-    Raises:
-        RewardJaxError: as the data readers.
-    """
-    if Path(path.lower().removesuffix(".gz")).suffix == ".txt":
-        return [row.text for row in read_prompts(path)]
-    data = DataConfig(
-        path=path,
-        text=config.text_field,
-        constant_label=0.0,  # no label column is read
-        header=config.header,
-        drop_empty=True,
-    )
-    return read_examples(data).texts
 
 
 def cut_sets(

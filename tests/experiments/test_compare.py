@@ -75,6 +75,7 @@ CONFIG = {
         "columns": "50",
         "check_prefixes": 0,
     },
+    "agreement": {"texts": "{texts}", "num_texts": 10, "num_candidates": 3},
 }
 
 
@@ -175,6 +176,21 @@ def test_models_say_what_they_cost(results):
         "unguided",
         *(name for name in by_name if not name.startswith("rank")),
     }
+
+
+def test_agreement_with_the_first_model(inputs, results):
+    assert [seed["agreement"] for seed in results["models"][0]["seeds"]] == [None, None]
+    for model in results["models"][1:]:
+        for seed in model["seeds"]:
+            found = seed["agreement"]
+            assert found["texts"] == 10
+            assert found["observed"]["eval/distillation_error"] > 0
+            error = found["candidates"]["eval/distillation_error"]
+            parts = [found["candidates"][f"eval/{part}_error"] for part in ("delta", "level")]
+            assert error == pytest.approx(sum(parts), rel=1e-4)
+    readme = (inputs / "published" / "README.md").read_text()
+    assert "## Agreement with RAD" in readme
+    assert readme.count("2 seeds") >= len(results["models"]) - 1
 
 
 def test_page_and_readme(inputs, results):

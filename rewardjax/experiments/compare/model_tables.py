@@ -68,6 +68,43 @@ def _known(seeds: list[dict[str, Any]], name: str) -> list[float]:
     return [s["metrics"][name] for s in seeds if s["metrics"].get(name) is not None]
 
 
+_AGREEMENT = (
+    ("candidates", "distillation_error", "squared error", "candidates"),
+    ("candidates", "distillation_pearson", "Pearson", "candidates"),
+    ("candidates", "delta_pearson", "Pearson", "candidates, minus each position's mean"),
+    ("observed", "distillation_error", "squared error", "observed tokens"),
+    ("observed", "distillation_pearson", "Pearson", "observed tokens"),
+)
+
+
+def of_agreement(results: Results) -> Table | None:
+    """Every other model beside the first one on the same tokens; None where none was measured."""
+    rows = []
+    count = 0
+    for model in results["models"]:
+        found = [seed["agreement"] for seed in model["seeds"] if seed.get("agreement")]
+        if found:
+            count = found[0]["texts"]
+            name = Cell(model["name"], f"{len(found)} seed{'s' * (len(found) > 1)}")
+            columns = [_known_of(found, tokens, key) for tokens, key, *_ in _AGREEMENT]
+            rows.append((name, *(spread(values, 4) for values in columns)))
+    if not rows:
+        return None
+    reference = results["models"][0]["name"]
+    caption = (
+        f"Raw rewards beside those of {reference}, first seed, of {count} texts at every position:"
+        " the token that stands there, and the LM's candidates with it. Means of the seeds, their"
+        " ranges below. Rewards of a cross-entropy model are logits: only its correlations count."
+    )
+    heads = (Cell("reward model"), *(Cell(name, note) for *_, name, note in _AGREEMENT))
+    return Table(heads, tuple(rows), caption=caption)
+
+
+def _known_of(found: list[dict[str, Any]], tokens: str, key: str) -> list[float]:
+    values = [one[tokens].get(f"eval/{key}") for one in found]
+    return [value for value in values if value is not None]
+
+
 def energy_rank(rank: dict[str, Any] | None, share: float) -> int | None:
     """Rank that holds a share of the energy, of the first set of prefixes."""
     if not rank:

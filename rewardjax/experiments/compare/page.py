@@ -35,6 +35,9 @@ def page(results: Results) -> html.Page:
         if parts:
             sections.append((arm["name"], "".join(parts)))
     sections.append(("The reward models", to_html(model_tables.of_models(results))))
+    if agreement := model_tables.of_agreement(results):
+        title = f"Agreement with {results['models'][0]['name']}"
+        sections.append((title, to_html(agreement)))
     for found in results["sweeps"]:
         svg, caption = sweep_figure(results, found)
         sections.append((f"Sweep: {found['name']}", html.figure(svg, caption)))
@@ -65,6 +68,9 @@ def readme(results: Results) -> str:
         if found:
             parts += [f"## {arm['name']}", *map(to_markdown, found)]
     parts += ["## The reward models", to_markdown(model_tables.of_models(results))]
+    if agreement := model_tables.of_agreement(results):
+        title = f"## Agreement with {results['models'][0]['name']}"
+        parts += [title, to_markdown(agreement)]
     if model_tables.spectra(results):
         parts += ["## Rank", to_markdown(model_tables.of_ranks(results))]
     if results["controls"]:

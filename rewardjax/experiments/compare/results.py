@@ -29,6 +29,8 @@ _MEASURE = ("name", "scorer", "version", "note")
 _NUMBERS = ("value", "low", "high", "prompts", "dropped", "undefined")
 """What it is in a cell. The values of each prompt stay in the workspace."""
 
+_AGREEMENT = ("texts", "observed", "candidates")
+
 
 def collect(steps: Steps, command: str = "", *, finished: bool = True) -> dict[str, Any]:
     """What is there so far; `unfinished` counts cells that are not. `command`: as it was typed."""
@@ -105,6 +107,7 @@ def _seed(steps: Steps, model: ModelConfig, seed: int) -> dict[str, Any]:
     if rank:
         rank = {key: rank[key] for key in ("sets", "seconds")}
         _shorten(rank["sets"], first=seed == steps.config.seeds[0])
+    agreement = _read(steps.agreement(model, seed)) or {}
     return {
         "seed": seed,
         "finished": (folder / "reward_model").is_dir(),
@@ -112,6 +115,7 @@ def _seed(steps: Steps, model: ModelConfig, seed: int) -> dict[str, Any]:
         "seconds": cost.get("seconds"),
         "cpu_seconds": cost.get("cpu_seconds"),
         "rank": rank,
+        "agreement": {key: agreement[key] for key in _AGREEMENT} if agreement else None,
     }
 
 

@@ -76,6 +76,10 @@ def run(steps: Steps) -> None:
     for seed in others:
         for model in every:
             steps.train(model, seed)
+    if config.agreement.texts:
+        for seed in config.seeds:
+            for model in every[1:]:
+                steps.measure_agreement(model, seed)
     if config.rank.prefixes:
         for seed in config.seeds[: config.rank.seeds]:
             for model in every:

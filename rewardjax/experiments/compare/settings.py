@@ -116,6 +116,20 @@ class RankConfig:
 
 
 @dataclass(frozen=True)
+class AgreementConfig:
+    """Agreement of every other model with the first one, token by token."""
+
+    texts: str | None = None
+    """file of texts that no model was trained on; unset: not measured"""
+    text_field: str = "text"
+    """their column of texts"""
+    num_texts: int = 500
+    """texts drawn from the file"""
+    num_candidates: int = 8
+    """the LM's candidates at each position, beside the observed token"""
+
+
+@dataclass(frozen=True)
 class CompareConfig:
     """Train reward models alike, decode with each at several strengths, compare."""
 
@@ -153,6 +167,7 @@ class CompareConfig:
     perplexity_lm: str | None = None
     """an LM that had no part in the texts"""
     rank: RankConfig = field(default_factory=RankConfig)
+    agreement: AgreementConfig = field(default_factory=AgreementConfig)
     controls: bool = False
     """also run the two synthetic controls (`rewardjax analyze controls`)"""
     hours: float | None = None

@@ -232,6 +232,31 @@ class Steps:
         argv += ["--check-prefixes", str(rank.check_prefixes), "--out", str(out), "--resume"]
         self.work.command(out / "rank.json", ("analyze", "rank"), argv)
 
+    # Agreement
+
+    def agreement(self, model: ModelConfig, seed: int) -> Path:
+        """JSON of a model's agreement with the first model's first seed."""
+        behind = [
+            self.training(model, seed),
+            str(self._reference()),
+            to_plain(self.config.agreement),
+        ]
+        return self.work.place("agreement", f"{_kind(model, behind[0])}-s{seed}", behind, ".json")
+
+    def measure_agreement(self, model: ModelConfig, seed: int) -> None:
+        """Rewards of a model beside those of the first one, on the same tokens."""
+        config, out = self.config.agreement, self.agreement(model, seed)
+        argv = ["--lm", self.config.lm, "--lm-dtype", self.config.dtype]
+        argv += ["--reward-model", str(self.reward_model(model, seed))]
+        argv += ["--teacher", str(self._reference())]
+        argv += ["--texts", str(config.texts), "--text-field", config.text_field]
+        argv += ["--num-texts", str(config.num_texts)]
+        argv += ["--num-candidates", str(config.num_candidates), "--out", str(out)]
+        self.work.command(out, ("analyze", "agreement"), argv)
+
+    def _reference(self) -> Path:
+        return self.reward_model(models(self.config)[0], self.config.seeds[0])
+
 
 def _value(numbers: dict[str, Any], key: str, *, missing: float) -> float:
     """A metric's value, or `missing` where it was not measured or nothing was left to measure."""

@@ -116,7 +116,7 @@ def _paths(config: CompareConfig) -> list[str]:
     settings = [config.training, *(m.settings for m in (*config.models, *config.sweeps))]
     named = [each.get("data", {}).get("path") for each in settings]
     named += [arm.prompts for arm in config.arms]
-    named += [config.lm, config.perplexity_lm, *config.scorers]
+    named += [config.lm, config.perplexity_lm, config.agreement.texts, *config.scorers]
     named += [prefixes.partition("=")[2] or prefixes for prefixes in config.rank.prefixes]
     found |= {path for path in named if path and Path(path).exists()}
     return sorted(found, key=lambda path: (-len(path), path))
