@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from rewardjax.lm.cache import KVCache
 from rewardjax.lm.config import LMConfig
-from rewardjax.lm.layers import Layer, linear, norm
+from rewardjax.lm.layers import Layer, attend_cached, linear, norm
 from rewardjax.lm.rope import cos_sin
 
 Params = dict[str, Any]
@@ -142,22 +142,25 @@ def read(
 
 def _run_unrolled(config, layers, x, views, cache, slots, wanted, last):
     hidden = {0: x} if 0 in wanted else {}
-    rows = jnp.arange(x.shape[0])[:, None]
-    keys, values = ([], []) if cache is None else (list(cache.keys), list(cache.values))
     for i in range(last):
-
-        def store(k, v, i=i):
-            if cache is None:
-                return k, v
-            keys[i] = keys[i].at[rows, slots].set(k.astype(keys[i].dtype), mode="drop")
-            values[i] = values[i].at[rows, slots].set(v.astype(values[i].dtype), mode="drop")
-            return keys[i], values[i]
-
         rope, mask = views[config.window(i) is not None]
-        x = _apply(config, Layer, layers[str(i)])(x, rope, mask, store)
+        x, cache = _layer(config, layers[str(i)], i, x, rope, mask, cache, slots)
         if i + 1 in wanted and i + 1 < config.num_hidden_layers:
             hidden[i + 1] = x
-    return hidden, x, None if cache is None else KVCache(tuple(keys), tuple(values))
+    return hidden, x, cache
+
+
+def _layer(config, params, i, x, rope, mask, cache, slots):
+    """The state after layer i, and the cache with its keys and values in it."""
+
+    def attend(q, k, v, scale):
+        nonlocal cache
+        if cache is None:
+            return jax.nn.dot_product_attention(q, k, v, mask=mask[:, None], scale=scale)
+        cache = cache.write(i, slots, k, v)
+        return attend_cached(q, cache.keys[i], cache.values[i], mask, scale)
+
+    return _apply(config, Layer, params)(x, rope, attend), cache
 
 
 def _run_scanned(config, layers, x, views, cache, slots, wanted, last):
@@ -166,7 +169,6 @@ def _run_scanned(config, layers, x, views, cache, slots, wanted, last):
     if last == 0:
         return hidden, x, cache
     inner = sorted(wanted - {0, depth})
-    rows = jnp.arange(x.shape[0])[:, None]
     windowed = jnp.array([config.window(i) is not None for i in range(last)], bool)
     # place[i]: where the state after layer i is kept; out of range (dropped) if not captured.
     place = jnp.array([inner.index(i + 1) if i + 1 in inner else depth for i in range(last)], int)
@@ -175,27 +177,15 @@ def _run_scanned(config, layers, x, views, cache, slots, wanted, last):
     def body(carry, xs):
         # The cache travels in the carry: as a scanned input and output it would be copied.
         x, kv, kept = carry
-        layer, params, windowed_here, place_here = xs
-        box = [kv]
-
-        def store(k, v):
-            if kv is None:
-                return k, v
-            where = (layer, rows, slots)
-            box[0] = KVCache(
-                kv.keys.at[where].set(k.astype(kv.keys.dtype), mode="drop"),
-                kv.values.at[where].set(v.astype(kv.values.dtype), mode="drop"),
-            )
-            return box[0].keys[layer], box[0].values[layer]
-
+        i, params, windowed_here, place_here = xs
         rope, mask = views[0]
         if config.sliding_window is not None:
             choose = functools.partial(jnp.where, windowed_here)
             rope, mask = jax.tree.map(choose, views[1], views[0])
-        x = _apply(config, Layer, params)(x, rope, mask, store)
+        x, kv = _layer(config, params, i, x, rope, mask, kv, slots)
         if inner:
             kept = kept.at[place_here].set(x, mode="drop")
-        return (x, box[0], kept), None
+        return (x, kv, kept), None
 
     kept = jnp.zeros((len(inner), *x.shape), x.dtype)
     xs = (jnp.arange(last), layers, windowed, place)

@@ -7,6 +7,7 @@ import functools
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jaxtyping import Array, Bool, Float
 
 from rewardjax.lm.config import LMConfig
 from rewardjax.lm.rope import rotate
@@ -51,7 +52,7 @@ def norm(
 
 
 class Attention(nnx.Module):
-    """Grouped-query attention over the tokens themselves or over a cache."""
+    """Projections and rotation of grouped-query attention; what is looked at is the caller's."""
 
     def __init__(self, config: LMConfig, rngs: nnx.Rngs):
         d, n, k, h = (
@@ -71,9 +72,9 @@ class Attention(nnx.Module):
             self.q_norm = norm(config, h, rngs)
             self.k_norm = norm(config, h, rngs)
 
-    def __call__(self, x, rope, mask, store):
-        """x [B,T,D], mask bool[B,T,S]; `store(k, v)` puts new keys and values where they belong
-        and returns all that may be looked at, [B,S,K,H] each."""
+    def __call__(self, x, rope, attend):
+        """x [B,T,D]; `attend(q, k, v, scale)` looks at these keys and values [B,T,K,H], and at
+        those that a cache holds."""
         batch, time = x.shape[:2]
         q, k, v = (
             proj(x).reshape(batch, time, -1, self.head_dim)
@@ -83,11 +84,32 @@ class Attention(nnx.Module):
             q, k = self.q_norm(q).astype(x.dtype), self.k_norm(k).astype(x.dtype)
         if rope is not None:
             q, k = rotate(q, *rope), rotate(k, *rope)
-        k, v = store(k, v)
-        out = jax.nn.dot_product_attention(
-            q, k.astype(q.dtype), v.astype(q.dtype), mask=mask[:, None], scale=self.scale
-        )
+        out = attend(q, k, v, self.scale)
         return self.o_proj(out.reshape(batch, time, -1))
+
+
+def attend_cached(
+    q: Float[Array, "B T N H"],
+    keys: Float[Array, "B K H S"],
+    values: Float[Array, "B K S H"],
+    mask: Bool[Array, "B T S"],
+    scale: float,
+) -> Float[Array, "B T N H"]:
+    """`jax.nn.dot_product_attention` over a cache as it lies (`KVCache`); softmax in float32."""
+    batch, time, heads, width = q.shape
+    kv_heads = keys.shape[1]
+    # [B, K, G T, H]: the queries of a group are rows of one product; as the first operand, for XLA
+    # on CPU reads a cache that comes first against its order.
+    rows = jnp.moveaxis(q.reshape(batch, time, kv_heads, -1, width), 1, 3)
+    rows = rows.reshape(batch, kv_heads, -1, width)
+    scores = jnp.matmul(rows, keys.astype(q.dtype), preferred_element_type=jnp.float32) * scale
+    scores = scores.reshape(batch, kv_heads, -1, time, keys.shape[3])
+    # Finite: a query that may look at nothing gets a mean and no NaN.
+    scores = jnp.where(mask[:, None, None], scores, -0.7 * jnp.finfo(jnp.float32).max)
+    weights = jax.nn.softmax(scores, axis=-1).astype(q.dtype)
+    out = jnp.matmul(weights.reshape(*rows.shape[:3], -1), values.astype(q.dtype))
+    out = jnp.moveaxis(out.reshape(batch, kv_heads, -1, time, width), 3, 1)
+    return out.reshape(batch, time, heads, width)
 
 
 class MLP(nnx.Module):
@@ -127,8 +149,8 @@ class Layer(nnx.Module):
             self.post_feedforward_layernorm = norm(config, config.hidden_size, rngs)
         self.mlp = MLP(config, rngs)
 
-    def __call__(self, x, rope, mask, store):
-        attended = self.self_attn(self.input_layernorm(x).astype(x.dtype), rope, mask, store)
+    def __call__(self, x, rope, attend):
+        attended = self.self_attn(self.input_layernorm(x).astype(x.dtype), rope, attend)
         if not self.post_norms:
             x = x + attended
             return x + self.mlp(self.post_attention_layernorm(x).astype(x.dtype))

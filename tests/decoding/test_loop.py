@@ -209,9 +209,10 @@ def test_no_step_copies_a_cache(tiny_lm, own):
     compiled = jax.jit(seven_steps, donate_argnums=0).lower(leaves).compile().as_text()
     caches = [state.lm_cache, state.reward_cache.kv] if own else [state.lm_cache]
     for cache in caches:
-        shape = ",".join(map(str, cache.keys[0].shape))
-        assert f"f32[{shape}]" in compiled
-        assert not re.findall(rf"= f32\[{shape}\]\S* copy\(", compiled)
+        for array in (cache.keys[0], cache.values[0]):
+            shape = ",".join(map(str, array.shape))
+            assert f"f32[{shape}]" in compiled
+            assert not re.findall(rf"= f32\[{shape}\]\S* copy\(", compiled)
 
 
 def test_a_rows_text_depends_on_its_own_key_only():

@@ -238,9 +238,9 @@ def test_cache_gather_and_insert(scan):
     config = tiny_config(scan_layers=scan)
     filled = jax.tree.map(
         lambda x: jax.random.normal(jax.random.key(x.ndim), x.shape),
-        KVCache.empty(config, 3, 8, jnp.float32),
+        KVCache.empty(config, 3, 10, jnp.float32),
     )
-    assert (filled.batch, filled.capacity) == (3, 8)
+    assert (filled.batch, filled.capacity) == (3, 10)
     axis = 1 if scan else 0
     rows = np.array([2, 2, 0, 1])
     got = filled.gather(jnp.asarray(rows))
@@ -252,12 +252,12 @@ def test_cache_gather_and_insert(scan):
     for a, b in zip(jax.tree.leaves(put), jax.tree.leaves(filled), strict=True):
         a, b = np.moveaxis(a, axis, 0), np.moveaxis(b, axis, 0)
         np.testing.assert_array_equal(a[:2], b[:2])
-        slot_axis = 1 if scan else 0
+        slot_axis = a[2].shape.index(10)
         np.testing.assert_array_equal(np.take(a[2], range(4), slot_axis), 5.0)
         np.testing.assert_array_equal(
-            np.take(a[2], range(4, 8), slot_axis), np.take(b[2], range(4, 8), slot_axis)
+            np.take(a[2], range(4, 10), slot_axis), np.take(b[2], range(4, 10), slot_axis)
         )
-    with pytest.raises(ValueError, match="cannot insert 8 slots into a cache of 4"):
+    with pytest.raises(ValueError, match="cannot insert 10 slots into a cache of 4"):
         small.insert(jnp.array([0, 1]), filled)
 
 
