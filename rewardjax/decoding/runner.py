@@ -131,7 +131,7 @@ def _decode_batch(
     batch_size: int,
     stop_check: StopCheck | None,
 ) -> Iterator[Row]:
-    state = _start(program, lm_params, reward_params, requests, sampling, batch_size)
+    state = start_batch(program, lm_params, reward_params, requests, sampling, batch_size)
     block = min(BLOCK, sampling.max_new_tokens)
     kept: dict[int, int] = {}  # row -> tokens kept, where a stop string was found
     for _ in range(0, sampling.max_new_tokens, block):
@@ -143,7 +143,7 @@ def _decode_batch(
     yield from _rows(program, state, requests, kept)
 
 
-def _start(
+def start_batch(
     program: Program,
     lm_params: PyTree,
     reward_params: RewardParams,
