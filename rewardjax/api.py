@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -13,7 +14,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from rewardjax.decoding.loop import Program, TransformerLM
-from rewardjax.decoding.runner import Request, SamplingConfig, bucket, decode_rows
+from rewardjax.decoding.retry import decode_halving
+from rewardjax.decoding.runner import Request, Row, SamplingConfig, bucket, decode_rows
 from rewardjax.decoding.sampling import capacity_for
 from rewardjax.errors import RewardJaxError, short
 from rewardjax.export import TrainedRewardModel, context
@@ -74,6 +76,7 @@ def generate(
     sampling = SamplingConfig(beta, top_k, top_p, temperature, invert, max_new_tokens, seed)
     _check_list("prompts", prompts)
     encoded = [encode_prompt(lm, prompt, i, chat=chat) for i, prompt in enumerate(prompts)]
+    check_fit(lm, encoded, sampling, context(lm, reward_model))
     rows = iterate_generations(
         lm,
         encoded,
@@ -88,7 +91,7 @@ def generate(
 
 def iterate_generations(
     lm: LM,
-    prompts: Sequence[EncodedPrompt],
+    prompts: Iterable[EncodedPrompt],
     sampling: SamplingConfig,
     *,
     reward_model: TrainedRewardModel | None = None,
@@ -99,10 +102,13 @@ def iterate_generations(
 ) -> Iterator[Generation]:
     """Generations in order of prompt, then sample; the first `skip` rows are left out.
 
-    Everything is checked here, before the first row is asked for. Indices must differ.
+    Settings are checked here, before the first row is asked for; each prompt when its turn comes
+    (`check_fit` looks at all of them at once). Of the prompts only those of the rows in hand are
+    kept, so there may be any number. Indices must differ. Out of memory: `decode_halving`.
     """
     check_sampling(num_samples, batch_size, stop)
-    check_fit(lm, prompts, sampling, context(lm, reward_model))
+    room = context(lm, reward_model)
+    check_fit(lm, (), sampling, room)
     if reward_model is None and sampling.beta > 0:
         raise RewardJaxError(f"beta is {sampling.beta} without a reward model; give one, or beta 0")
     model, reward_params = reward_model.bind(lm) if reward_model else (None, RewardParams((), ()))
@@ -114,24 +120,29 @@ def iterate_generations(
         lm.config.eos_token_ids,
         lm.config.eos_token_ids[0] if lm.config.eos_token_ids else 0,
     )
-    by_index = {prompt.index: prompt for prompt in prompts}
-    requests = (
-        Request(prompt.token_ids, prompt.index, sample)
-        for prompt in prompts
-        for sample in range(num_samples)
-    )
-    rows = decode_rows(
-        program,
-        lm.params,
-        reward_params,
-        itertools.islice(requests, skip, None),
-        sampling,
-        batch_size=batch_size,
-        stop_check=partial(stop_check, lm, stop) if stop else None,
-    )
+    in_hand = deque[EncodedPrompt]()  # of the rows that were asked for and have not come yet
+
+    def requests() -> Iterator[Request]:
+        every = ((prompt, sample) for prompt in prompts for sample in range(num_samples))
+        for prompt, sample in itertools.islice(every, skip, None):
+            check_context(prompt, sampling.max_new_tokens, room)
+            in_hand.append(prompt)
+            yield Request(prompt.token_ids, prompt.index, sample)
+
+    def decode(requests: Iterable[Request], batch_size: int) -> Iterator[Row]:
+        return decode_rows(
+            program,
+            lm.params,
+            reward_params,
+            requests,
+            sampling,
+            batch_size=batch_size,
+            stop_check=partial(stop_check, lm, stop) if stop else None,
+        )
+
     return (
-        to_generation(lm, by_index[row.request.prompt_index], row, stop, sampling.seed)
-        for row in rows
+        to_generation(lm, in_hand.popleft(), row, stop, sampling.seed)
+        for row in decode_halving(decode, requests(), batch_size)
     )
 
 

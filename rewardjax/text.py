@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -126,15 +126,21 @@ def check_context(prompt: EncodedPrompt, max_new_tokens: int, room: int) -> None
 
 
 def check_fit(
-    lm: LM | OpenedLM, prompts: Sequence[EncodedPrompt], sampling: SamplingConfig, room: int
-) -> None:
-    """Refuses settings that the vocabulary cannot hold, and prompts that `room` tokens cannot."""
+    lm: LM | OpenedLM, prompts: Iterable[EncodedPrompt], sampling: SamplingConfig, room: int
+) -> int:
+    """Refuses settings that the vocabulary cannot hold, and prompts that `room` tokens cannot.
+
+    Returns the length of the longest prompt, in tokens (0 without prompts).
+    """
     if sampling.top_k > lm.config.vocab_size:
         raise RewardJaxError(
             f"top_k is {sampling.top_k}; expected at most the vocabulary's {lm.config.vocab_size}"
         )
+    longest = 0
     for prompt in prompts:
         check_context(prompt, sampling.max_new_tokens, room)
+        longest = max(longest, len(prompt.token_ids))
+    return longest
 
 
 def check_sampling(num_samples: int, batch_size: int, stop: Sequence[str]) -> None:
