@@ -11,7 +11,7 @@ import numpy as np
 from rewardjax.config import to_plain
 from rewardjax.data.generations import group_by_prompt, read_rows
 from rewardjax.experiments.compare.plan import controls_path, planned_cells, speed_path
-from rewardjax.experiments.compare.provenance import commit, machine, public
+from rewardjax.experiments.compare.provenance import public
 from rewardjax.experiments.compare.settings import (
     ArmConfig,
     CompareConfig,
@@ -20,6 +20,7 @@ from rewardjax.experiments.compare.settings import (
     models,
 )
 from rewardjax.experiments.compare.steps import PERPLEXITY, Cell, Steps
+from rewardjax.experiments.provenance import commit, machine
 from rewardjax.experiments.versions import versions
 from rewardjax.metrics.tradeoff import Curve, area_between
 
