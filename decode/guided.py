@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
 from rewardjax.config import parse, to_plain
-from rewardjax.data.prompts import PromptRow, read_prompts
+from rewardjax.data.prompts import PromptFile, PromptRow, digest, open_prompts
 from rewardjax.errors import RewardJaxError, short
 from rewardjax.progress import bar
 
@@ -84,7 +86,7 @@ def main(argv: list[str]) -> int:
     from rewardjax.decoding.runner import SamplingConfig
     from rewardjax.export import context, load_reward_model
     from rewardjax.lm import open_lm
-    from rewardjax.text import check_fit, check_sampling, encode_prompt
+    from rewardjax.text import EncodedPrompt, check_fit, check_sampling, encode_prompt
 
     from .rows_file import RowsFile
 
@@ -100,29 +102,36 @@ def main(argv: list[str]) -> int:
     for name in ("batch_size", "resume", "overwrite", "out"):
         del settings[name]
     # A file that was edited in between is another job, whatever its name.
-    settings["prompts_sha256"] = _digest(repr([(row.index, row.text) for row in rows]).encode())
+    settings["prompts_sha256"] = digest(rows)
     if folder is not None:
         files = ("config.json", "model.safetensors")
-        settings["reward_model_sha256"] = [_digest((Path(folder) / x).read_bytes()) for x in files]
+        settings["reward_model_sha256"] = [
+            hashlib.sha256((Path(folder) / name).read_bytes()).hexdigest() for name in files
+        ]
     out = RowsFile(config.out, settings, resume=config.resume, overwrite=config.overwrite)
+    if out.finished:
+        return 0
 
+    # Prompts are read and encoded twice, so that none is kept: to look at every one before the
+    # weights are read, and to decode them.
+    first, skip = divmod(out.done, config.num_samples)
     opened = open_lm(config.lm, dtype=config.dtype)
-    prompts = [
-        encode_prompt(opened, row.text, row.index, chat=config.chat, where=row.where)
-        for row in rows
-    ]
-    check_fit(opened, prompts, sampling, context(opened, reward_model))
-    lm = opened.load()
-    total = len(prompts) * config.num_samples
+
+    def encoded() -> Iterator[EncodedPrompt]:
+        for row in itertools.islice(rows, first, None):
+            yield encode_prompt(opened, row.text, row.index, chat=config.chat, where=row.where)
+
+    check_fit(opened, encoded(), sampling, context(opened, reward_model))
+    total = len(rows) * config.num_samples
     generations = iterate_generations(
-        lm,
-        prompts,
+        opened.load(),
+        encoded(),
         sampling,
         reward_model=reward_model,
         num_samples=config.num_samples,
         stop=config.stop,
         batch_size=min(config.batch_size, total),
-        skip=out.done,
+        skip=skip,
     )
     tokens, began = 0, time.monotonic()
     with out, bar("decoding", total, done=out.done) as advance:
@@ -133,16 +142,12 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
-
-
-def _prompts(config: GuidedConfig) -> list[PromptRow]:
+def _prompts(config: GuidedConfig) -> list[PromptRow] | PromptFile:
     if bool(config.prompt) == (config.prompts is not None):
         got = "both" if config.prompt else "neither"
         raise RewardJaxError(f"expected either --prompt TEXT … or --prompts FILE, got {got}")
     if config.prompts is not None:
-        return read_prompts(
+        return open_prompts(
             config.prompts,
             config.prompt_field,
             where=config.where,

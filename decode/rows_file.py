@@ -2,6 +2,11 @@
 
 Rows go to `FILE.partial`, with the job's settings in `FILE.partial.json`; the finished file is
 renamed into place. A special file (a pipe, /dev/stdout) or `-` is written to directly.
+
+The order of the steps lets a kill between any two of them be told apart afterwards: an empty
+partial file, its description (whole or not at all), rows, the renaming, and last the description
+goes. So rows never stand beside the description of another job, and a description without a
+partial file belongs to a finished one.
 """
 
 from __future__ import annotations
@@ -16,11 +21,12 @@ from typing import IO, Any
 
 from rewardjax.data.lines import json_object
 from rewardjax.errors import RewardJaxError, short
-from rewardjax.report.write import check_writable
+from rewardjax.report.write import check_writable, write_text
 
 
 class RowsFile(AbstractContextManager):
-    """Writes rows in order. `done` rows of an interrupted run of the same job stand already."""
+    """Writes rows in order. `done` rows of an interrupted run of the same job stand already;
+    `finished` when it was killed after its last step but one, and nothing is left to do."""
 
     def __init__(self, path: str, settings: dict[str, Any], *, resume: bool, overwrite: bool):
         """Checks everything and opens nothing.
@@ -30,6 +36,7 @@ class RowsFile(AbstractContextManager):
                 settings.
         """
         self.done = 0
+        self.finished = False
         self.settings = settings
         self._file: IO[bytes] | None = None
         self.direct = path == "-" or (Path(path).exists() and not Path(path).is_file())
@@ -42,10 +49,14 @@ class RowsFile(AbstractContextManager):
         self.partial = self.path.with_name(self.path.name + ".partial")
         self.description = self.path.with_name(self.path.name + ".partial.json")
         if self.path.exists() and not overwrite:
-            raise RewardJaxError(
-                f"--out {path!r} exists; name another file, or pass --overwrite to replace it"
-            )
-        if self.partial.exists():
+            if not resume or self.partial.exists() or not self.description.exists():
+                raise RewardJaxError(
+                    f"--out {path!r} exists; name another file, or pass --overwrite to replace it"
+                )
+            self._compare()
+            self.finished = True
+            self.description.unlink()
+        elif self.partial.exists():
             if resume:
                 self.done = self._recover()
             elif not overwrite:
@@ -54,8 +65,8 @@ class RowsFile(AbstractContextManager):
                     " it or --overwrite to start over"
                 )
 
-    def _recover(self) -> int:
-        """Cuts off what a kill left half-written; the number of whole rows before it."""
+    def _compare(self) -> None:
+        """Raises RewardJaxError unless the description is there and is this job's."""
         try:
             before = json_object(self.description.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
@@ -69,6 +80,12 @@ class RowsFile(AbstractContextManager):
                 f"cannot resume: {name} was {before.get(name)!r} and is {self.settings[name]!r};"
                 " use the same settings, or --overwrite to start over"
             )
+
+    def _recover(self) -> int:
+        """Cuts off what a kill left half-written; the number of whole rows before it."""
+        if not self.partial.stat().st_size:
+            return 0  # killed before there was a row: the description may not be there yet
+        self._compare()
         with self.partial.open("r+b") as file:
             rows = size = 0
             for line in file:
@@ -84,9 +101,9 @@ class RowsFile(AbstractContextManager):
         elif self.direct:
             self._file = self.path.open("wb")
         else:
-            if not self.done:
-                self.description.write_text(json.dumps(self.settings) + "\n", encoding="utf-8")
             self._file = self.partial.open("ab" if self.done else "wb")
+            if not self.done:
+                write_text(self.description, json.dumps(self.settings) + "\n")
         return self
 
     def write(self, row: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import sys
 from collections.abc import Callable, Iterator
 
@@ -11,10 +12,12 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
+    Task,
     TextColumn,
     TimeElapsedColumn,
-    TimeRemainingColumn,
 )
+from rich.text import Text
 
 Advance = Callable[..., None]
 """`advance(n=1, **fields)`: move on by `n`; the fields are shown beside the bar as `name value`."""
@@ -38,6 +41,20 @@ def _format(fields: dict[str, object]) -> str:
     return "  ".join(shown)
 
 
+class _TimeLeft(ProgressColumn):
+    """By the mean of this run. rich's own column looks at the last seconds: units that come in
+    bursts, such as the rows of a batch, make it jump between nothing and hours."""
+
+    max_refresh = 0.5
+
+    def render(self, task: Task) -> Text:
+        new = task.completed - task.fields["done"]
+        if not new or task.remaining is None or task.elapsed is None:
+            return Text("-:--:--")
+        seconds = task.elapsed / new * task.remaining
+        return Text(str(datetime.timedelta(seconds=round(seconds))))
+
+
 @contextlib.contextmanager
 def bar(description: str, total: int, *, done: int = 0) -> Iterator[Advance]:
     """Show a bar with count, elapsed time and time left while the block runs.
@@ -58,11 +75,11 @@ def bar(description: str, total: int, *, done: int = 0) -> Iterator[Advance]:
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TextColumn("ETA"),
-        TimeRemainingColumn(),
+        _TimeLeft(),
         TextColumn("{task.fields[info]}"),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(description, total=total, completed=done, info="")
+        task = progress.add_task(description, total=total, completed=done, info="", done=done)
 
         def advance(n: int = 1, **fields: object) -> None:
             if fields:

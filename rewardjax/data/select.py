@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 import operator
 import re
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Int
 
 from rewardjax.errors import RewardJaxError, nearest, short
 
-T = TypeVar("T")
 _OPERATORS: dict[str, Callable[[float, float], bool]] = {
     ">=": operator.ge,
     "<=": operator.le,
@@ -104,14 +104,13 @@ class Draw(NamedTuple):
         if self.seed is not None and self.seed < 0:
             raise RewardJaxError(f"--shuffle-seed is {self.seed}; expected at least 0")
 
-    def take(self, rows: Sequence[T]) -> list[T]:
-        """The rows drawn, in their own order.
+    def positions(self, count: int) -> Int[np.ndarray, "N"]:
+        """Which of `count` rows are drawn, in their own order.
 
         Draws of one seed with offset 0, limit n and offset n share no row, whatever n.
         """
-        count = len(rows)
         order = np.arange(count)
         if self.seed is not None:
             order = np.random.default_rng(self.seed).permutation(count)
         end = count if self.limit is None else self.offset + self.limit
-        return [rows[i] for i in np.sort(order[self.offset : end])]
+        return np.sort(order[self.offset : end])
