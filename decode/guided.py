@@ -83,7 +83,9 @@ def main(argv: list[str]) -> int:
     rows = _prompts(config)
     # Everything that can be wrong is looked at before weights are read.
     from rewardjax.api import iterate_generations
+    from rewardjax.decoding.memory import available_memory, check_memory, decoding_need
     from rewardjax.decoding.runner import SamplingConfig
+    from rewardjax.decoding.sampling import capacity_for
     from rewardjax.export import context, load_reward_model
     from rewardjax.lm import open_lm
     from rewardjax.text import EncodedPrompt, check_fit, check_sampling, encode_prompt
@@ -121,8 +123,20 @@ def main(argv: list[str]) -> int:
         for row in itertools.islice(rows, first, None):
             yield encode_prompt(opened, row.text, row.index, chat=config.chat, where=row.where)
 
-    check_fit(opened, encoded(), sampling, context(opened, reward_model))
+    longest = check_fit(opened, encoded(), sampling, context(opened, reward_model))
     total = len(rows) * config.num_samples
+    batch_size = min(config.batch_size, total)
+    models = [] if reward_model is None else [reward_model.shapes(opened.config, config.dtype)]
+    need = decoding_need(
+        opened.config,
+        config.dtype,
+        models,
+        longest=longest,
+        max_new_tokens=config.max_new_tokens,
+        num_candidates=capacity_for(config.top_k, opened.config.vocab_size),
+        samples=config.num_samples,
+    )
+    check_memory(need, batch_size, available_memory())
     generations = iterate_generations(
         opened.load(),
         encoded(),
@@ -130,7 +144,7 @@ def main(argv: list[str]) -> int:
         reward_model=reward_model,
         num_samples=config.num_samples,
         stop=config.stop,
-        batch_size=min(config.batch_size, total),
+        batch_size=batch_size,
         skip=skip,
     )
     tokens, began = 0, time.monotonic()

@@ -75,7 +75,25 @@ class TrainedRewardModel:
                 )
             frozen = model.freeze(weights)
         model, params = model.merge(RewardParams(self.trainable, frozen))
-        return model, _in_dtype_of(lm, params)
+        return model, _in_dtype(lm.params["embed_tokens"]["embedding"].dtype, params)
+
+    def shapes(self, lm: LMConfig, dtype: Any) -> tuple[RewardModel, RewardParams]:
+        """What `bind` will give on an LM of this config and dtype, as `jax.ShapeDtypeStruct`s.
+
+        Reads no weights, so it does not know whether it is the right LM.
+        """
+        model = build(self.config, lm, self.transformer)
+        source = dtype if self.config.init is None else jnp.float32
+        weights = param_shapes(model.transformer or lm, source)
+        merged = []
+
+        def bound(weights: PyTree) -> RewardParams:
+            made, params = model.merge(model.init(jax.random.key(0), weights))
+            merged.append(made)
+            return _in_dtype(dtype, params)
+
+        params = jax.eval_shape(bound, weights)
+        return merged[0], params
 
     def _check_tensors(self, model: RewardModel) -> None:
         """Compares the saved tensors' names and shapes with what the config describes."""
@@ -92,9 +110,7 @@ class TrainedRewardModel:
             )
 
 
-def _in_dtype_of(lm: LM, params: RewardParams) -> RewardParams:
-    dtype = lm.params["embed_tokens"]["embedding"].dtype
-
+def _in_dtype(dtype: Any, params: RewardParams) -> RewardParams:
     def cast(tree: PyTree) -> PyTree:
         if "backbone" not in tree:
             return tree

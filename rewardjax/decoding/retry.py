@@ -31,16 +31,14 @@ def decode_halving(decode: Decode, requests: Iterable[Request], batch_size: int)
     """
     source, waiting = iter(requests), deque[Request]()
 
-    def feed(again: list[Request]) -> Iterator[Request]:
-        for request in itertools.chain(again, source):
+    def feed() -> Iterator[Request]:
+        for request in source:
             waiting.append(request)
             yield request
 
     while True:
-        again = list(waiting)
-        waiting.clear()
         try:
-            for row in decode(feed(again), batch_size):
+            for row in decode(feed(), batch_size):
                 waiting.popleft()
                 yield row
             return
@@ -56,6 +54,8 @@ def decode_halving(decode: Decode, requests: Iterable[Request], batch_size: int)
             reason = _reason(error)
         # Only here is the error gone, and with its traceback the arrays of the batch that failed.
         batch_size //= 2
+        source = itertools.chain(list(waiting), source)
+        waiting.clear()
         print(
             f"rewardjax: {reason}; going on with batch_size {batch_size}",
             file=sys.stderr,

@@ -29,10 +29,11 @@ def init_params(config: LMConfig, key: jax.Array, dtype: Any = jnp.float32) -> P
     return jax.tree.map(lambda x: x.astype(dtype), params)
 
 
-def param_shapes(config: LMConfig) -> Params:
+def param_shapes(config: LMConfig, dtype: Any = jnp.float32) -> Params:
     """Canonical tree of `jax.ShapeDtypeStruct`s; allocates nothing."""
-    one = dataclasses.replace(config, num_hidden_layers=1)
+    one = dataclasses.replace(config, num_hidden_layers=1, scan_layers=False)
     params = nnx.to_pure_dict(_abstract(one, Decoder)[1])
+    params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.dtype(dtype)), params)
     layer = params["layers"]["0"]
     return {**params, "layers": {str(i): layer for i in range(config.num_hidden_layers)}}
 
