@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import itertools
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,20 +15,33 @@ import tyro
 
 from rewardjax.config import parse, to_plain
 from rewardjax.data.prompts import PromptFile, PromptRow, digest, open_prompts
+from rewardjax.decoding.settings import SamplingConfig
 from rewardjax.errors import RewardJaxError, short
 from rewardjax.progress import bar
 
 
 @dataclasses.dataclass(frozen=True)
-class GuidedConfig:
-    """Settings of `rewardjax decode guided`."""
+class GuidedConfig(SamplingConfig):
+    """Settings of `rewardjax decode guided`: those of sampling, and the job's own."""
+
+    # Narrower than in SamplingConfig, for the command line: several strengths, one of the others.
+    beta: tuple[float, ...] = (0.0,)
+    """guidance strength, >= 0; of several reward models one each, or one for all"""
+    beta_end: float = 0.0
+    """the strength at the last of max_new_tokens steps; the schedule leads there"""
+    invert: bool = False
+    """lower the attribute instead of raising it"""
+    link: Literal["clip", "raw", "sigmoid", "log_sigmoid", "min_max"] | None = None
+    """what beta multiplies, of the raw reward; unset: each reward model's own"""
 
     lm: str = "smollm2-135m"
     """the frozen LM: an alias, a folder, a .gguf file or a hub id"""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """of the LM"""
-    reward_model: str | None = None
-    """folder of a trained reward model; unset: no guidance"""
+    reward_model: tuple[str, ...] = ()
+    """folders of trained reward models that steer at once; none: no guidance"""
+    output: tuple[int, ...] = (0,)
+    """which output of each reward model steers, or of all"""
     prompt: tuple[str, ...] = ()
     """prompts on the command line"""
     prompts: str | None = None
@@ -44,24 +58,10 @@ class GuidedConfig:
     """draw them at random by this seed; unset: in the order of the file"""
     chat: bool = False
     """wrap each prompt in the tokenizer's chat template"""
-    beta: float = 0.0
-    """guidance strength, >= 0"""
-    top_k: int = 20
-    """candidates per step, from the unsteered logits"""
-    top_p: float = 1.0
-    """nucleus within the top-k, from the unsteered logits"""
-    temperature: float = 1.0
-    """divides the steered scores; 0 is greedy"""
-    invert: bool = False
-    """lower the attribute instead of raising it"""
     num_samples: int = 1
     """continuations per prompt"""
-    max_new_tokens: int = 20
-    """longest continuation, in tokens"""
     stop: tuple[str, ...] = ()
     """strings that end a continuation (left out of its text)"""
-    seed: int = 0
-    """with prompt index and sample index it decides each text, whatever the batch"""
     batch_size: int = 32
     """rows decoded at once: memory and speed only"""
     out: str = "-"
@@ -82,11 +82,11 @@ def main(argv: list[str]) -> int:
     )
     rows = _prompts(config)
     # Everything that can be wrong is looked at before weights are read.
-    from rewardjax.api import iterate_generations
+    from rewardjax.api import iterate_generations, stream_encoded
     from rewardjax.decoding.memory import available_memory, check_memory, decoding_need
-    from rewardjax.decoding.runner import SamplingConfig
     from rewardjax.decoding.sampling import capacity_for
-    from rewardjax.export import context, load_reward_model
+    from rewardjax.engine import room
+    from rewardjax.export import load_reward_model
     from rewardjax.lm import open_lm
     from rewardjax.text import EncodedPrompt, check_fit, check_sampling, encode_prompt
 
@@ -95,21 +95,22 @@ def main(argv: list[str]) -> int:
     names = [field.name for field in dataclasses.fields(SamplingConfig)]
     sampling = SamplingConfig(**{name: getattr(config, name) for name in names})
     check_sampling(config.num_samples, config.batch_size, config.stop)
-    folder = config.reward_model
-    reward_model = None if folder is None else load_reward_model(folder)
-    if reward_model is None and config.beta > 0:
-        raise RewardJaxError(f"beta is {config.beta} but no --reward-model is given; name one")
+    # A folder that is named twice, for two outputs, is one model.
+    loaded = {folder: load_reward_model(folder) for folder in config.reward_model}
+    reward_models = [loaded[folder] for folder in config.reward_model]
+    if not loaded and any(beta > 0 for beta in config.beta):
+        raise RewardJaxError(f"beta is {max(config.beta)} but no --reward-model is given; name one")
     # What changes no text may differ between an interrupted run and the one that resumes it.
     settings = to_plain(config)
     for name in ("batch_size", "resume", "overwrite", "out"):
         del settings[name]
     # A file that was edited in between is another job, whatever its name.
     settings["prompts_sha256"] = digest(rows)
-    if folder is not None:
-        files = ("config.json", "model.safetensors")
-        settings["reward_model_sha256"] = [
-            hashlib.sha256((Path(folder) / name).read_bytes()).hexdigest() for name in files
-        ]
+    settings["reward_model_sha256"] = [
+        hashlib.sha256((Path(folder) / name).read_bytes()).hexdigest()
+        for folder in loaded
+        for name in ("config.json", "model.safetensors")
+    ]
     out = RowsFile(config.out, settings, resume=config.resume, overwrite=config.overwrite)
     if out.finished:
         return 0
@@ -123,10 +124,10 @@ def main(argv: list[str]) -> int:
         for row in itertools.islice(rows, first, None):
             yield encode_prompt(opened, row.text, row.index, chat=config.chat, where=row.where)
 
-    longest = check_fit(opened, encoded(), sampling, context(opened, reward_model))
+    longest = check_fit(opened, encoded(), sampling, room(opened, reward_models))
     total = len(rows) * config.num_samples
     batch_size = min(config.batch_size, total)
-    models = [] if reward_model is None else [reward_model.shapes(opened.config, config.dtype)]
+    models = [model.shapes(opened.config, config.dtype) for model in loaded.values()]
     need = decoding_need(
         opened.config,
         config.dtype,
@@ -137,11 +138,20 @@ def main(argv: list[str]) -> int:
         samples=config.num_samples,
     )
     check_memory(need, batch_size, available_memory())
+    lm = opened.load()
+    if config.out == "-" and total == 1 and sys.stdout.isatty():  # someone is watching
+        for piece in stream_encoded(
+            lm, next(encoded()), sampling, reward_models, config.output, config.stop
+        ):
+            print(piece, end="", flush=True)
+        print()
+        return 0
     generations = iterate_generations(
-        opened.load(),
+        lm,
         encoded(),
         sampling,
-        reward_model=reward_model,
+        reward_model=reward_models,
+        output=config.output,
         num_samples=config.num_samples,
         stop=config.stop,
         batch_size=batch_size,

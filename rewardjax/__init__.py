@@ -9,7 +9,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rewardjax.api import generate, perplexity, reward, reward_rows
+    from rewardjax.api import generate, perplexity, reward, reward_rows, stream
+    from rewardjax.decoding.settings import SamplingConfig
     from rewardjax.errors import RewardJaxError
     from rewardjax.export import load_reward_model
     from rewardjax.lm import load_lm
@@ -20,23 +21,27 @@ __version__ = "0.1.0"
 _HOME = {
     "Generation": "rewardjax.text",
     "RewardJaxError": "rewardjax.errors",
+    "SamplingConfig": "rewardjax.decoding.settings",
     "generate": "rewardjax.api",
     "load_lm": "rewardjax.lm",
     "load_reward_model": "rewardjax.export",
     "perplexity": "rewardjax.api",
     "reward": "rewardjax.api",
     "reward_rows": "rewardjax.api",
+    "stream": "rewardjax.api",
 }
 
 __all__ = [
     "Generation",
     "RewardJaxError",
+    "SamplingConfig",
     "generate",
     "load_lm",
     "load_reward_model",
     "perplexity",
     "reward",
     "reward_rows",
+    "stream",
 ]
 
 

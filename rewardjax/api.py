@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,15 +14,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from rewardjax.decoding.loop import Program, TransformerLM
+from rewardjax.decoding.loop import Hook
 from rewardjax.decoding.retry import decode_halving
-from rewardjax.decoding.runner import Request, Row, SamplingConfig, bucket, decode_rows
-from rewardjax.decoding.sampling import capacity_for
-from rewardjax.errors import RewardJaxError, short
+from rewardjax.decoding.runner import Request, Row, SamplingConfig, bucket
+from rewardjax.engine import RewardModels, make_engine, room
+from rewardjax.errors import RewardJaxError, nearest, short
 from rewardjax.export import TrainedRewardModel, context
 from rewardjax.lm import LM, causal_mask, forward
 from rewardjax.metrics.perplexity import continuation_perplexity
 from rewardjax.rewards import Hidden, RewardModel, RewardParams
+from rewardjax.streaming import text_pieces
 from rewardjax.text import (
     EncodedPrompt,
     Generation,
@@ -40,53 +42,86 @@ def generate(
     lm: LM,
     prompts: Sequence[Prompt],
     *,
-    reward_model: TrainedRewardModel | None = None,
-    beta: float = 0.0,
-    top_k: int = 20,
-    top_p: float = 1.0,
-    temperature: float = 1.0,
-    invert: bool = False,
-    max_new_tokens: int = 20,
+    reward_model: RewardModels = None,
+    output: int | Sequence[int] = 0,
     num_samples: int = 1,
     stop: str | Sequence[str] | None = None,
-    seed: int = 0,
     batch_size: int = 32,
     chat: bool = False,
+    hook: Hook | None = None,
+    **settings: Any,
 ) -> list[list[Generation]]:
     """Steered continuations, prompt by prompt and sample by sample.
 
     Args:
         lm: the frozen LM.
         prompts: strings (encoded as `lm.tokenizer(text)`, nothing added) or lists of ids.
-        reward_model: what steers; None decodes the plain LM.
-        beta: guidance strength, >= 0; `invert` lowers the attribute.
-        top_k, top_p: candidates, chosen on the unsteered logits.
-        temperature: divides the steered scores; 0 is greedy.
-        max_new_tokens: longest continuation.
+        reward_model: what steers, one or several at once; None decodes the plain LM.
+        output: which of its outputs steers; of several reward models one each, or one for all.
         num_samples: samples per prompt.
         stop: strings that end a continuation; they are not part of its text.
-        seed: with prompt index and sample index it decides each text, whatever the batch.
         batch_size: rows decoded at once (memory and speed only, never the texts).
         chat: wrap string prompts in the tokenizer's chat template.
+        hook: a pure `f(state, lm_logits, candidates) -> scores` of your own (`decoding.loop.Hook`).
+        settings: the fields of `rj.SamplingConfig`: beta, top_k, temperature, max_new_tokens …
 
     Raises:
         RewardJaxError: bad settings, an empty prompt, a prompt beyond the context, or a reward
             model of another LM.
     """
-    sampling = SamplingConfig(beta, top_k, top_p, temperature, invert, max_new_tokens, seed)
+    sampling = _sampling(settings)
     _check_list("prompts", prompts)
     encoded = [encode_prompt(lm, prompt, i, chat=chat) for i, prompt in enumerate(prompts)]
-    check_fit(lm, encoded, sampling, context(lm, reward_model))
+    check_fit(lm, encoded, sampling, room(lm, reward_model))
     rows = iterate_generations(
         lm,
         encoded,
         sampling,
         reward_model=reward_model,
+        output=output,
         num_samples=num_samples,
-        stop=[stop] if isinstance(stop, str) else stop or (),
+        stop=_stops(stop),
         batch_size=min(batch_size, max(1, len(encoded) * num_samples)),
+        hook=hook,
     )
     return [[next(rows) for _ in range(num_samples)] for _ in encoded]
+
+
+def stream(
+    lm: LM,
+    prompt: Prompt,
+    *,
+    reward_model: RewardModels = None,
+    output: int | Sequence[int] = 0,
+    stop: str | Sequence[str] | None = None,
+    chat: bool = False,
+    hook: Hook | None = None,
+    **settings: Any,
+) -> Iterator[str]:
+    """One continuation, piece by piece; together they are the text that `generate` gives.
+
+    A piece is held back while it may be half a character or the beginning of a stop string.
+    Arguments and errors are those of `generate`.
+    """
+    sampling = _sampling(settings)
+    encoded = encode_prompt(lm, prompt, 0, chat=chat)
+    return stream_encoded(lm, encoded, sampling, reward_model, output, _stops(stop), hook)
+
+
+def stream_encoded(
+    lm: LM,
+    prompt: EncodedPrompt,
+    sampling: SamplingConfig,
+    reward_model: RewardModels = None,
+    output: int | Sequence[int] = 0,
+    stop: Sequence[str] = (),
+    hook: Hook | None = None,
+) -> Iterator[str]:
+    """`stream` of an encoded prompt, which keeps its index; checked before the first piece."""
+    check_sampling(1, 1, stop)
+    check_fit(lm, [prompt], sampling, room(lm, reward_model))
+    engine = make_engine(lm, reward_model, sampling, outputs=output, hook=hook)
+    return text_pieces(lm, prompt, engine, sampling, stop)
 
 
 def iterate_generations(
@@ -94,11 +129,13 @@ def iterate_generations(
     prompts: Iterable[EncodedPrompt],
     sampling: SamplingConfig,
     *,
-    reward_model: TrainedRewardModel | None = None,
+    reward_model: RewardModels = None,
+    output: int | Sequence[int] = 0,
     num_samples: int = 1,
     stop: Sequence[str] = (),
     batch_size: int = 32,
     skip: int = 0,
+    hook: Hook | None = None,
 ) -> Iterator[Generation]:
     """Generations in order of prompt, then sample; the first `skip` rows are left out.
 
@@ -107,43 +144,40 @@ def iterate_generations(
     kept, so there may be any number. Indices must differ. Out of memory: `decode_halving`.
     """
     check_sampling(num_samples, batch_size, stop)
-    room = context(lm, reward_model)
-    check_fit(lm, (), sampling, room)
-    if reward_model is None and sampling.beta > 0:
-        raise RewardJaxError(f"beta is {sampling.beta} without a reward model; give one, or beta 0")
-    model, reward_params = reward_model.bind(lm) if reward_model else (None, RewardParams((), ()))
-    program = Program(
-        TransformerLM(lm.config),
-        model,
-        capacity_for(sampling.top_k, lm.config.vocab_size),
-        reward_model.link if reward_model else "clip",
-        lm.config.eos_token_ids,
-        lm.config.eos_token_ids[0] if lm.config.eos_token_ids else 0,
-    )
+    context = room(lm, reward_model)
+    check_fit(lm, (), sampling, context)
+    engine = make_engine(lm, reward_model, sampling, outputs=output, hook=hook)
     in_hand = deque[EncodedPrompt]()  # of the rows that were asked for and have not come yet
 
     def requests() -> Iterator[Request]:
         every = ((prompt, sample) for prompt in prompts for sample in range(num_samples))
         for prompt, sample in itertools.islice(every, skip, None):
-            check_context(prompt, sampling.max_new_tokens, room)
+            check_context(prompt, sampling.max_new_tokens, context)
             in_hand.append(prompt)
             yield Request(prompt.token_ids, prompt.index, sample)
 
     def decode(requests: Iterable[Request], batch_size: int) -> Iterator[Row]:
-        return decode_rows(
-            program,
-            lm.params,
-            reward_params,
-            requests,
-            sampling,
-            batch_size=batch_size,
-            stop_check=partial(stop_check, lm, stop) if stop else None,
-        )
+        check = partial(stop_check, lm, stop) if stop else None
+        return engine.rows(requests, sampling, batch_size=batch_size, stop_check=check)
 
     return (
-        to_generation(lm, in_hand.popleft(), row, stop, sampling.seed)
+        to_generation(lm, in_hand.popleft(), row, stop, sampling)
         for row in decode_halving(decode, requests(), batch_size)
     )
+
+
+def _sampling(settings: dict[str, Any]) -> SamplingConfig:
+    names = [field.name for field in dataclasses.fields(SamplingConfig)]
+    if unknown := [name for name in settings if name not in names]:
+        raise RewardJaxError(
+            f"{unknown[0]!r} is no argument and no setting{nearest(unknown[0], names)}; see"
+            " rewardjax.SamplingConfig"
+        )
+    return SamplingConfig(**settings)
+
+
+def _stops(stop: str | Sequence[str] | None) -> Sequence[str]:
+    return [stop] if isinstance(stop, str) else stop or ()
 
 
 def reward(

@@ -234,6 +234,12 @@ def _parse_error(cls: type, argv: list[str], prog: str, box: str) -> RewardJaxEr
     for words, expected in _NUMBERS.items():
         if match := re.fullmatch(rf"Error parsing (\S+): {words}: (.*)", message):
             return RewardJaxError(f"{match[1]}: got {match[2]}, expected {expected}")
+    several = r"Error parsing (\S+): Could not find valid parse for arguments: \[(.*)\]"
+    if match := re.fullmatch(several, message):
+        kind = field_types(cls).get(_flag_names(cls).get(match[1], ""))
+        numbers = any(number in typing.get_args(kind) for number in (int, float))
+        expected = "a number" if numbers else "other values"
+        return RewardJaxError(f"{match[1]}: got {match[2]}, expected {expected}")
     return RewardJaxError(f"{message.rstrip('.')}; see {prog} --help")
 
 

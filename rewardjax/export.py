@@ -24,7 +24,7 @@ from safetensors.numpy import load_file, save_file
 
 from rewardjax.config import from_dict
 from rewardjax.data.lines import json_object
-from rewardjax.decoding.guidance import LINKS
+from rewardjax.decoding.settings import LINK_NAMES
 from rewardjax.errors import RewardJaxError, short
 from rewardjax.lm import LM, LMConfig, OpenedLM, first_layers, open_lm, unstack_layers
 from rewardjax.lm.params import cut_config, param_shapes
@@ -40,7 +40,7 @@ class TrainedRewardModel:
 
     config: RewardModelConfig
     link: str
-    """how raw rewards become rho in decoding: a key of `rewardjax.decoding.guidance.LINKS`"""
+    """how raw rewards become rho in decoding: one of `decoding.settings.LINK_NAMES`"""
     base_source: str
     base_fingerprint: str
     transformer: LMConfig | None
@@ -244,8 +244,8 @@ def load_reward_model(directory: str | Path) -> TrainedRewardModel:
         if saved.get("format") != FORMAT:
             raise ValueError(f"format {short(saved.get('format'))}; expected format {FORMAT}")
         found = from_dict(_Description, saved)
-        if found.link not in LINKS:
-            raise ValueError(f"link {found.link!r}; expected {' or '.join(LINKS)}")
+        if found.link not in LINK_NAMES:
+            raise ValueError(f"link {found.link!r}; expected {' or '.join(LINK_NAMES)}")
         transformer = None if found.transformer is None else LMConfig.from_dict(found.transformer)
     except (ValueError, TypeError, RewardJaxError) as error:
         raise RewardJaxError(

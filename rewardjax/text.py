@@ -171,14 +171,11 @@ def stop_check(
 
 
 def to_generation(
-    lm: LM, prompt: EncodedPrompt, row: Row, stop: Sequence[str], seed: int
+    lm: LM, prompt: EncodedPrompt, row: Row, stop: Sequence[str], sampling: SamplingConfig
 ) -> Generation:
-    text = continuation_text(lm, prompt.token_ids, row.token_ids)
-    if row.finish_reason == "stop":
-        text = text[: min(at for s in stop if (at := text.find(s)) >= 0)]
     return Generation(
         prompt.text,
-        text,
+        row_text(lm, prompt, row, stop, sampling),
         row.token_ids,
         row.logprobs.tolist(),
         row.base_logprobs.tolist(),
@@ -186,10 +183,26 @@ def to_generation(
         row.kl.tolist(),
         row.clipped_share,
         row.finish_reason,
-        seed,
+        sampling.seed,
         row.request.prompt_index,
         row.request.sample_index,
     )
+
+
+def row_text(
+    lm: LM, prompt: EncodedPrompt, row: Row, stop: Sequence[str], sampling: SamplingConfig
+) -> str:
+    """The continuation, without what ended it."""
+    ids = row.token_ids
+    if ids and ids[-1] in sampling.stop_ids:
+        return continuation_text(lm, prompt.token_ids, ids[:-1])
+    text = continuation_text(lm, prompt.token_ids, ids)
+    return text[: first_stop(text, stop)] if row.finish_reason == "stop" else text
+
+
+def first_stop(text: str, stop: Sequence[str]) -> int | None:
+    """Where the first of the stop strings begins; None where none stands."""
+    return min((at for s in stop if (at := text.find(s)) >= 0), default=None)
 
 
 def continuation_text(lm: LM, prompt_ids: Sequence[int], token_ids: Sequence[int]) -> str:

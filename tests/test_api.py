@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import rewardjax as rj
-from rewardjax.decoding import runner
+from rewardjax.decoding import slots
 from rewardjax.decoding.loop import prefill, run
 from rewardjax.export import load_reward_model
 from rewardjax.rewards import RewardModelConfig
@@ -104,9 +104,14 @@ def test_a_prompt_is_read_once_for_all_its_samples(tiny_lm, monkeypatch):
         read.append(args[3].shape[0])
         return prefill(*args, **kwargs)
 
-    monkeypatch.setattr(runner, "prefill", counted)
-    rj.generate(tiny_lm, [*PROMPTS, PROMPTS[0]], num_samples=3, max_new_tokens=2, batch_size=9)
+    monkeypatch.setattr(slots, "prefill", counted)
+    prompts = [*PROMPTS, PROMPTS[0]]
+    rj.generate(tiny_lm, prompts, num_samples=3, max_new_tokens=2, batch_size=9)
     assert read == [4, 2]  # rows 0-8: three prompts, padded to four; rows 9-14: two
+    read.clear()
+    rj.generate(tiny_lm, prompts, num_samples=4, max_new_tokens=1, batch_size=9)
+    # 9 = 4 + 4 + 1, 3 + 4 + 2, 2: samples that come later find their prompt read
+    assert read == [4, 2]
 
 
 def test_equal_prompts_differ_and_seeds_matter(tiny_lm):
@@ -144,7 +149,9 @@ def test_changing_beta_compiles_nothing(tiny_lm, reward_model):
     rj.generate(tiny_lm, PROMPTS, beta=1.0, **settings)
     compiled = run._cache_size()
     rj.generate(
-        tiny_lm, PROMPTS, beta=9.0, top_k=7, top_p=0.5, temperature=0.7, invert=True, seed=3,
+        tiny_lm, PROMPTS, beta=9.0, top_k=17, top_p=0.5, temperature=0.7, invert=True, seed=3,
+        min_p=0.01, link="sigmoid", schedule="linear", min_entropy=0.1, repetition_penalty=1.1,
+        presence_penalty=0.1, frequency_penalty=0.1, min_new_tokens=2, stop_ids=(5,), beta_end=2.0,
         **settings,
     )  # fmt: skip
     assert run._cache_size() == compiled

@@ -1,44 +1,108 @@
 """From raw rewards to a shift of the log-probabilities.
 
-p_beta(v|x)  proportional to  p(v|x) exp(beta link(R[x, v]))     (arXiv 2310.09520, methods.md §1)
+p_beta(v|x)  proportional to  p(v|x) exp(sum_a beta_a rho_a[x, v])   (arXiv 2310.09520)
+
+rho is a link of the raw reward R. All of it is per row and per output of the reward models.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
-Link = Callable[[Float[Array, "B C"]], Float[Array, "B C"]]
+from rewardjax.decoding.settings import LINK_NAMES, SCHEDULES
+from rewardjax.decoding.state import Settings
 
 
-def clip(rewards: Float[Array, "B C"]) -> Float[Array, "B C"]:
+def clip(rewards: Float[Array, "*N"]) -> Float[Array, "*N"]:
     """RAD's link, for rewards trained by regression: rho = clip(r, 0, 1), before beta."""
     return jnp.clip(rewards, 0.0, 1.0)
 
 
-LINKS: dict[str, Link] = {"clip": clip, "sigmoid": jax.nn.sigmoid}
-"""`sigmoid` is for rewards trained as logits (the BCE twin of the cumulative loss)."""
+def linked(
+    rewards: Float[Array, "B C A"],
+    mask: Bool[Array, "B C"],
+    link: Int[Array, "B A"],
+    invert: Bool[Array, "B A"],
+) -> Float[Array, "B C A"]:
+    """rho of every candidate and output; where `invert`, of the opposite attribute.
+
+    clip: RAD's; inverted 1 - rho. raw: r, or -r. sigmoid and log_sigmoid: for rewards trained as
+    logits, of r or of -r. min_max: the candidates' rewards stretched to 0 .. 1; inverted 1 - rho.
+    """
+    link, invert = link[:, None], invert[:, None]
+    signed = jnp.where(invert, -rewards, rewards)
+    kept = mask[..., None]
+    low = jnp.min(rewards, axis=1, keepdims=True, where=kept, initial=jnp.inf)
+    high = jnp.max(rewards, axis=1, keepdims=True, where=kept, initial=-jnp.inf)
+    stretched = (rewards - low) / jnp.where(high > low, high - low, 1.0)
+    rho = {
+        "clip": jnp.where(invert, 1.0 - clip(rewards), clip(rewards)),
+        "raw": signed,
+        "sigmoid": jax.nn.sigmoid(signed),
+        "log_sigmoid": jax.nn.log_sigmoid(signed),
+        "min_max": jnp.where(invert, 1.0 - stretched, stretched),
+    }
+    return jnp.select([link == i for i in range(len(LINK_NAMES))], [rho[n] for n in LINK_NAMES])
+
+
+def strength(
+    settings: Settings,
+    row_step: Int[Array, "B"],
+    max_new_tokens: Int[Array, "B"],
+    logits: Float[Array, "B V"],
+) -> Float[Array, "B A"]:
+    """beta of this step: its schedule, and 0 where the LM's entropy is below `min_entropy`.
+
+    The share of the way from beta to beta_end after t of N tokens is u = t / (N - 1) (linear) or
+    (1 - cos(pi u)) / 2 (cosine).
+    """
+    way = row_step / jnp.maximum(max_new_tokens - 1, 1)
+    shares = {
+        "constant": jnp.zeros_like(way),
+        "linear": way,
+        "cosine": (1 - jnp.cos(jnp.pi * way)) / 2,
+    }
+    chosen = [settings.schedule == i for i in range(len(SCHEDULES))]
+    share = jnp.select(chosen, [shares[name] for name in SCHEDULES])[:, None]
+    beta = settings.beta + share * (settings.beta_end - settings.beta)
+    # The whole vocabulary is read for it, so only where a row asks.
+    gated = (settings.min_entropy > 0).any()
+    open_ = jax.lax.cond(
+        gated,
+        lambda z: entropy(z) >= settings.min_entropy,
+        lambda z: jnp.ones(len(z), bool),
+        logits,
+    )
+    return jnp.where(open_[:, None] & settings.steers, beta, 0.0)
+
+
+def entropy(logits: Float[Array, "B V"]) -> Float[Array, "B"]:
+    """Of the softmax, in nats."""
+    logprobs = jax.nn.log_softmax(logits, axis=-1)
+    probabilities = jnp.exp(logprobs)
+    return -jnp.sum(probabilities * jnp.where(probabilities > 0, logprobs, 0.0), axis=-1)
 
 
 def steer(
-    logits: Float[Array, "B C"],
-    rewards: Float[Array, "B C"],
-    link: Link,
-    beta: Float[Array, "B"],
-    invert: Bool[Array, "B"],
+    scores: Float[Array, "B C"],
+    rewards: Float[Array, "B C A"],
+    mask: Bool[Array, "B C"],
+    beta: Float[Array, "B A"],
+    settings: Settings,
 ) -> Float[Array, "B C"]:
-    """Scores z + beta rho, with rho = 1 - link(r) where the attribute is to be lowered."""
-    rho = link(rewards)
-    rho = jnp.where(invert[:, None], 1.0 - rho, rho)
-    return logits + beta[:, None] * rho
+    """Scores z + sum over outputs of beta rho."""
+    rho = linked(rewards, mask, settings.link, settings.invert)
+    # Not an einsum: beta = 0 must leave the scores as they are, bit for bit.
+    return scores + jnp.sum(beta[:, None] * rho, axis=-1)
 
 
 def clipped_share(
-    rewards: Float[Array, "B C"], mask: Bool[Array, "B C"], link: Link
+    rewards: Float[Array, "B C A"], mask: Bool[Array, "B C"], settings: Settings
 ) -> Float[Array, "B"]:
-    """Share of the candidates whose raw reward the clip changes; 0 with a link that clips none."""
-    outside = mask & (rewards != clip(rewards))
-    return outside.sum(axis=-1) / mask.sum(axis=-1) if link is clip else jnp.zeros(len(mask))
+    """Share of the steering rewards of candidates that the clip changes; other links clip none."""
+    clips = settings.steers & (settings.link == LINK_NAMES.index("clip"))
+    outside = mask[..., None] & clips[:, None] & (rewards != clip(rewards))
+    count = mask.sum(axis=1) * jnp.maximum(settings.steers.sum(axis=1), 1)
+    return outside.sum(axis=(1, 2)) / count

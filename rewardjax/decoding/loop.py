@@ -1,11 +1,12 @@
 """The decoding loop: prefill, then a loop of `decode_step` on the device. It knows no method.
 
-One step: LM step -> candidates -> rewards -> guidance -> draw -> both caches -> records.
+One step: LM step -> penalties -> candidates -> rewards -> guidance -> draw -> caches -> records.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
@@ -14,13 +15,21 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from rewardjax.decoding.guidance import LINKS, clipped_share, steer
-from rewardjax.decoding.sampling import candidate_logprobs, draw, select_candidates
-from rewardjax.decoding.state import DecodeState, Settings, empty_records
+from rewardjax.decoding.guidance import clipped_share, steer, strength
+from rewardjax.decoding.penalties import penalize
+from rewardjax.decoding.sampling import Candidates, candidate_logprobs, draw, select_candidates
+from rewardjax.decoding.state import NO_TOKEN, DecodeState, Settings, empty_records
 from rewardjax.lm import KVCache, LMConfig, causal_mask, forward, unembed
-from rewardjax.rewards import Hidden, RewardModel, RewardParams
+from rewardjax.rewards import Hidden, RewardModel
+from rewardjax.rewards.several import Several
 
 PyTree = Any
+Hook = Callable[[DecodeState, Float[Array, "B V"], Candidates], Float[Array, "B C"]]
+"""A user's own guidance: state, the LM's logits and the candidates -> the candidates' scores.
+
+Pure and jit-able; `candidates.logits` are the scores without it. A reward model's guidance adds to
+what it gives.
+"""
 
 
 @runtime_checkable
@@ -80,11 +89,12 @@ class Program:
     """Everything static about a decoding run: one compile per program, batch and length."""
 
     lm: BaseLM
-    reward_model: RewardModel | None
+    reward_model: RewardModel | Several | None
     num_candidates: int
-    link: str = "clip"
     eos_ids: tuple[int, ...] = ()
+    """the LM's own ends of a text: the runner puts them among every row's stop_ids"""
     pad_id: int = 0
+    hook: Hook | None = None
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -96,7 +106,7 @@ class Program:
 def prefill(
     program: Program,
     lm_params: PyTree,
-    reward_params: RewardParams,
+    reward_params: PyTree,
     tokens: Int[Array, "B T"],
     lengths: Int[Array, "B"],
     keys: Key[Array, "B"],
@@ -127,6 +137,7 @@ def prefill(
     outputs = program.reward_model.outputs if program.reward_model else 0
     return DecodeState(
         **empty_records(batch, max_new_tokens, outputs, program.pad_id),
+        prompt=jnp.where(jnp.arange(tokens.shape[1]) < lengths[:, None], tokens, NO_TOKEN),
         row_step=jnp.zeros(batch, jnp.int32),
         max_new_tokens=row_limit,
         last_token=jnp.take_along_axis(tokens, lengths[:, None] - 1, axis=1)[:, 0],
@@ -140,32 +151,44 @@ def prefill(
 
 
 def decode_step(
-    program: Program, lm_params: PyTree, reward_params: RewardParams, state: DecodeState
+    program: Program, lm_params: PyTree, reward_params: PyTree, state: DecodeState
 ) -> DecodeState:
     """Draws one token for every row that is not done."""
     logits, hidden, lm_cache = program.lm.step(
         lm_params, state.lm_cache, state.last_token, state.positions, program.layers
     )
     settings = state.settings
-    candidates = select_candidates(logits, program.num_candidates, settings.top_k, settings.top_p)
-    rewards, scores, pending = None, candidates.logits, None
+    allowed = penalize(logits, state.prompt, state.tokens, state.row_step, settings)
+    candidates = select_candidates(
+        allowed, program.num_candidates, settings.top_k, settings.top_p, settings.min_p
+    )
+    scores = candidates.logits
+    if program.hook is not None:
+        scores = program.hook(state, logits, candidates)
+    rewards, pending = None, None
     if program.reward_model is not None:
-        rewards, pending = program.reward_model.candidate_rewards(
-            reward_params, state.reward_cache, hidden, candidates.ids
-        )
-        link = LINKS[program.link]
-        scores = steer(candidates.logits, rewards[..., 0], link, settings.beta, settings.invert)
+        if program.num_candidates == logits.shape[1]:
+            rewards, pending = program.reward_model.vocabulary_rewards(
+                reward_params, state.reward_cache, hidden, len(logits)
+            )
+        else:
+            rewards, pending = program.reward_model.candidate_rewards(
+                reward_params, state.reward_cache, hidden, candidates.ids
+            )
+        beta = strength(settings, state.row_step, state.max_new_tokens, logits)
+        scores = steer(scores, rewards, candidates.mask, beta, settings)
     logprobs = candidate_logprobs(scores, candidates.mask, settings.temperature)
     step_keys = jax.vmap(jax.random.fold_in)(state.keys, state.row_step)
-    chosen = draw(step_keys, logprobs, settings.temperature)
+    chosen = draw(step_keys, candidates.ids, logprobs, settings.temperature)
 
     reward_cache = state.reward_cache
     if program.reward_model is not None:
         reward_cache = program.reward_model.advance(
             reward_params, state.reward_cache, pending, chosen
         )
-    # log p of the candidates under the whole, unsteered distribution
-    base = candidates.logits - jax.nn.logsumexp(logits, axis=-1, keepdims=True)
+    # log p of the candidates under the LM alone: whole, unsteered, without penalties
+    base = jnp.take_along_axis(logits, candidates.ids, axis=1)
+    base -= jax.nn.logsumexp(logits, axis=-1, keepdims=True)
     divergence = jnp.where(candidates.mask, jnp.exp(logprobs) * (logprobs - base), 0.0)
     pick = lambda values: jnp.take_along_axis(values, chosen[:, None], axis=1)[:, 0]  # noqa: E731
     record = {
@@ -176,12 +199,12 @@ def decode_step(
     }
     if rewards is not None:
         record["rewards"] = jnp.take_along_axis(rewards, chosen[:, None, None], axis=1)[:, 0]
-        record["clipped"] = clipped_share(rewards[..., 0], candidates.mask, link)
-    return _advance(program, state, record, lm_cache, reward_cache)
+        record["clipped"] = clipped_share(rewards, candidates.mask, settings)
+    return _advance(state, record, lm_cache, reward_cache)
 
 
 def _advance(
-    program: Program, state: DecodeState, record: dict, lm_cache: PyTree, reward_cache: PyTree
+    state: DecodeState, record: dict, lm_cache: PyTree, reward_cache: PyTree
 ) -> DecodeState:
     """Writes the step's record into the rows that are not done and moves them on."""
     active = ~state.done
@@ -194,7 +217,7 @@ def _advance(
     }
     token = record["tokens"]
     row_step = state.row_step + active
-    ended = jnp.isin(token, jnp.array(program.eos_ids, jnp.int32))
+    ended = (token[:, None] == state.settings.stop_ids).any(axis=1)
     return dataclasses.replace(
         state,
         **written,
@@ -211,7 +234,7 @@ def _advance(
 def run(
     program: Program,
     lm_params: PyTree,
-    reward_params: RewardParams,
+    reward_params: PyTree,
     state: DecodeState,
     n: int,
 ) -> DecodeState:

@@ -1,8 +1,8 @@
 """Candidates from unsteered logits, and one draw per row.
 
-The documented order of decoding: candidates by top-k, then top-p, on the **unsteered** logits ->
-guidance -> divide by the temperature -> draw (methods.md §9.4, §9.5). top_k = 1 or temperature = 0
-is greedy.
+The documented order of decoding: penalties -> candidates by top-k, then top-p, then min-p, on the
+**unsteered** logits -> a user's hook -> guidance -> divide by the temperature -> draw (methods.md
+§9.4, §9.5). top_k = 1 or temperature = 0 is greedy.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ RAD pays for the capacity, not for k: the field's usual numbers of candidates ha
 
 
 class Candidates(NamedTuple):
-    """The tokens that may be drawn, best first."""
+    """The tokens that may be drawn: best first, or the whole vocabulary in the order of ids."""
 
     ids: Int[Array, "B C"]
     logits: Float[Array, "B C"]
     mask: Bool[Array, "B C"]
-    """False beyond the row's top-k or outside its nucleus"""
+    """False beyond the row's top-k, outside its nucleus or below its min-p"""
 
 
 def capacity_for(top_k: int, vocab_size: int) -> int:
@@ -35,21 +35,49 @@ def capacity_for(top_k: int, vocab_size: int) -> int:
 
 
 def select_candidates(
-    logits: Float[Array, "B V"], capacity: int, top_k: Int[Array, "B"], top_p: Float[Array, "B"]
+    logits: Float[Array, "B V"],
+    capacity: int,
+    top_k: Int[Array, "B"],
+    top_p: Float[Array, "B"],
+    min_p: Float[Array, "B"],
 ) -> Candidates:
-    """Top-k, then the nucleus of what top-k left (as Hugging Face's warpers are chained).
+    """Top-k, the nucleus of what top-k left (as Hugging Face's warpers are chained), min-p.
 
     A candidate stays while the probability of those before it, renormalised over the top-k, is
-    below top_p; the best one always stays.
+    below top_p, and where its own is at least min_p times the largest; the best one always stays.
+    A capacity of |V| keeps the order of the ids, and sorts only where a row truncates.
     """
-    values, ids = jax.lax.top_k(logits, capacity)
-    mask = jnp.arange(capacity) < top_k[:, None]
+    if capacity < logits.shape[1]:
+        values, ids = jax.lax.top_k(logits, capacity)
+        mask = _kept(values, top_k, top_p)
+    else:
+        values, ids = logits, jnp.broadcast_to(jnp.arange(capacity), logits.shape)
+        truncated = (top_k < capacity) | (top_p < 1)
+        mask = jax.lax.cond(
+            truncated.any(), _kept_unsorted, lambda z, *_: z > -jnp.inf, logits, top_k, top_p
+        )
+    mask &= values >= values.max(axis=-1, keepdims=True) + jnp.log(min_p)[:, None]
+    return Candidates(ids, values, mask)
+
+
+def _kept(
+    values: Float[Array, "B C"], top_k: Int[Array, "B"], top_p: Float[Array, "B"]
+) -> Bool[Array, "B C"]:
+    """What stays of candidates that are sorted, best first."""
+    place = jnp.arange(values.shape[1])
+    mask = (place < top_k[:, None]) & (values > -jnp.inf)
     probabilities = jax.nn.softmax(values, axis=-1, where=mask)
     before = jnp.cumsum(probabilities, axis=-1) - probabilities
     # Written out for top_p = 1: `before` rounds to 1 after a token that holds nearly everything.
     whole = top_p[:, None] >= 1.0
-    mask &= whole | (before < top_p[:, None]) | (jnp.arange(capacity) == 0)
-    return Candidates(ids, values, mask)
+    return mask & (whole | (before < top_p[:, None]) | (place == 0))
+
+
+def _kept_unsorted(logits, top_k, top_p):
+    order = jnp.argsort(logits, axis=-1, descending=True, stable=True)
+    kept = _kept(jnp.take_along_axis(logits, order, axis=1), top_k, top_p)
+    rows = jnp.arange(logits.shape[0])[:, None]
+    return jnp.zeros_like(kept).at[rows, order].set(kept)
 
 
 def candidate_logprobs(
@@ -64,18 +92,23 @@ def candidate_logprobs(
 
 
 def draw(
-    keys: Key[Array, "B"], logprobs: Float[Array, "B C"], temperature: Float[Array, "B"]
+    keys: Key[Array, "B"],
+    ids: Int[Array, "B C"],
+    logprobs: Float[Array, "B C"],
+    temperature: Float[Array, "B"],
 ) -> Int[Array, "B"]:
     """Index of one candidate per row, by inverting the distribution at one uniform number.
 
-    One uniform per row and step, so the draw depends neither on the candidate capacity nor on the
+    Candidates are lined up by id, so the draw depends neither on the candidate capacity nor on the
     rest of the batch. Greedy rows take the most probable candidate.
     """
     uniform = jax.vmap(jax.random.uniform)(keys)[:, None]
-    probabilities = jnp.exp(logprobs)
+    order = jnp.argsort(ids, axis=-1)
+    probabilities = jnp.take_along_axis(jnp.exp(logprobs), order, axis=1)
     cumulative = jnp.cumsum(probabilities, axis=-1)
     drawn = jnp.sum(cumulative <= uniform * cumulative[:, -1:], axis=-1)
     # Rounding can carry the sum past the last candidate that may be drawn.
     last = probabilities.shape[1] - 1 - jnp.argmax(probabilities[:, ::-1] > 0, axis=-1)
+    drawn = jnp.take_along_axis(order, jnp.minimum(drawn, last)[:, None], axis=1)[:, 0]
     greedy = jnp.argmax(logprobs, axis=-1)
-    return jnp.where(temperature > 0, jnp.minimum(drawn, last), greedy).astype(jnp.int32)
+    return jnp.where(temperature > 0, drawn, greedy).astype(jnp.int32)

@@ -18,14 +18,33 @@ from rewardjax.lm import KVCache
 PyTree = Any
 
 
-class Settings(NamedTuple):
-    """Per-row settings of the sampler: arrays, so that changing them compiles nothing."""
+NO_TOKEN = 2**31 - 1
+"""An id beyond every vocabulary: what is written at it is dropped."""
 
-    beta: Float[Array, "B"]
+
+class Settings(NamedTuple):
+    """Per-row settings: arrays, so that changing them compiles nothing. A: rewards' outputs."""
+
+    beta: Float[Array, "B A"]
+    beta_end: Float[Array, "B A"]
+    schedule: Int[Array, "B"]
+    """index into `settings.SCHEDULES`"""
+    min_entropy: Float[Array, "B"]
+    invert: Bool[Array, "B A"]
+    link: Int[Array, "B A"]
+    """index into `settings.LINK_NAMES`"""
+    steers: Bool[Array, "B A"]
+    """the outputs that guide; of the others rewards are recorded"""
     top_k: Int[Array, "B"]
     top_p: Float[Array, "B"]
+    min_p: Float[Array, "B"]
     temperature: Float[Array, "B"]
-    invert: Bool[Array, "B"]
+    repetition_penalty: Float[Array, "B"]
+    presence_penalty: Float[Array, "B"]
+    frequency_penalty: Float[Array, "B"]
+    min_new_tokens: Int[Array, "B"]
+    stop_ids: Int[Array, "B E"]
+    """ids that end the text, NO_TOKEN behind them"""
 
 
 @jax.tree_util.register_dataclass
@@ -45,6 +64,8 @@ class DecodeState:
     """raw reward of each token; 0 after the end"""
     clipped: Float[Array, "B N"]
     """share of each step's candidates that the clip changed"""
+    prompt: Int[Array, "B P"]
+    """the prompt's ids, NO_TOKEN behind its end"""
     row_step: Int[Array, "B"]
     """tokens generated so far"""
     max_new_tokens: Int[Array, "B"]
@@ -63,12 +84,15 @@ class DecodeState:
 
 
 def row_keys(
-    seed: int, prompt_index: UInt[Array, "B"], sample_index: UInt[Array, "B"]
+    seed: int | UInt[Array, "B"], prompt_index: UInt[Array, "B"], sample_index: UInt[Array, "B"]
 ) -> Key[Array, "B"]:
     """The key that, alone, decides a row's text: (seed, prompt_index, sample_index)."""
-    key = jax.random.key(seed)
-    fold = jax.vmap(lambda p, s: jax.random.fold_in(jax.random.fold_in(key, p), s))
-    return fold(prompt_index, sample_index)
+
+    def key(seed, prompt, sample):
+        return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), prompt), sample)
+
+    seeds = jnp.broadcast_to(jnp.asarray(seed, jnp.uint32), prompt_index.shape)
+    return jax.vmap(key)(seeds, prompt_index, sample_index)
 
 
 def gather(state: DecodeState, rows: Int[Array, "N"]) -> DecodeState:

@@ -43,6 +43,9 @@ class ArmFactors(BaselineModel):
         factors = params.trainable["head"]["factors"]
         return jnp.moveaxis(jnp.take(factors, tokens, axis=1, mode="clip"), 0, -2)
 
+    def vocabulary_features(self, params: RewardParams) -> Float[Array, "V A R"]:
+        return jnp.moveaxis(params.trainable["head"]["factors"], 0, -2)
+
     def delta(
         self, head: PyTree, h: Float[Array, "*N D"], e: Float[Array, "*N C A R"]
     ) -> Float[Array, "*N C A"]:

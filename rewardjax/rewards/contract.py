@@ -105,6 +105,17 @@ class RewardModel(ABC):
         `hidden` maps each of `layers` to float[B, D], the base LM's state at the last token of x.
         """
 
+    def vocabulary_rewards(
+        self, params: RewardParams, cache: PyTree, hidden: Hidden, batch: int
+    ) -> tuple[Float[Array, "B V A"], PyTree]:
+        """`candidate_rewards` of the whole vocabulary, in the order of ids.
+
+        A model that scores tokens by a product with their embeddings overrides it: one product,
+        where candidates' embeddings would be gathered for every row.
+        """
+        ids = jnp.broadcast_to(jnp.arange(self.lm.vocab_size), (batch, self.lm.vocab_size))
+        return self.candidate_rewards(params, cache, hidden, ids)
+
     @abstractmethod
     def advance(
         self, params: RewardParams, cache: PyTree, pending: PyTree, chosen: Int[Array, "B"]

@@ -56,6 +56,10 @@ class NextTokenModel(RewardModel):
         """
         return self._embedding(params)[tokens].astype(jnp.float32)
 
+    def vocabulary_features(self, params: RewardParams) -> Float[Array, "V ..."]:
+        """`token_features` of every token, in the order of ids, without a gather."""
+        return self._embedding(params).astype(jnp.float32)
+
     @property
     def first_scored(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
         """A head on the base LM's states reads no extra BOS: a text's first token has no score."""
@@ -110,6 +114,16 @@ class NextTokenModel(RewardModel):
         h = cache[0] if self.transformer is not None else self._base_state(hidden)
         rewards = self._score(self.score, params, h, candidates)
         return rewards, candidates
+
+    def vocabulary_rewards(
+        self, params: RewardParams, cache: PyTree, hidden: Hidden, batch: int
+    ) -> tuple[Float[Array, "B V A"], PyTree]:
+        """Float32 [B, V, A] by products with the features of all tokens, which no row copies."""
+        h = cache[0] if self.transformer is not None else self._base_state(hidden)
+        head, features = params.trainable["head"], self.vocabulary_features(params)
+        with jax.default_matmul_precision("highest"):
+            rewards = jax.vmap(lambda row: self.score(head, row, features))(h.astype(jnp.float32))
+        return rewards, jnp.broadcast_to(jnp.arange(rewards.shape[1]), rewards.shape[:2])
 
     def advance(
         self, params: RewardParams, cache: PyTree, pending: PyTree, chosen: Int[Array, "B"]

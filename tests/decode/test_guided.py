@@ -80,7 +80,7 @@ def test_rows_are_those_of_generate(run, expected):
     [
         (["--invert"], {"invert": True}),
         (["--chat"], {"chat": True}),
-        (["--stop", "zz", " film"], {"stop": ["zz", " film"]}),
+        (["--stop", "zz", "goo"], {"stop": ["zz", "goo"]}),
         (["--top-k", "7", "--top-p", "0.8", "--temperature", "0.5"],
          {"top_k": 7, "top_p": 0.8, "temperature": 0.5}),
         (["--beta", "0"], {"beta": 0.0}),

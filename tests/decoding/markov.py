@@ -5,8 +5,10 @@ from dataclasses import dataclass
 import jax.numpy as jnp
 import numpy as np
 
+from rewardjax.decoding.guides import Guides, row_settings
 from rewardjax.decoding.loop import Program, prefill
-from rewardjax.decoding.state import Settings, row_keys
+from rewardjax.decoding.settings import SamplingConfig
+from rewardjax.decoding.state import row_keys
 from rewardjax.rewards import RewardModel, RewardModelConfig, RewardParams
 from tests.conftest import tiny_config
 
@@ -69,10 +71,10 @@ class TableReward(RewardModel):
         return params.trainable[tokens[:, :-1], tokens[:, 1:]][..., None]
 
 
-def program(guided=True, eos=(END,), num_candidates=4, link="clip"):
+def program(guided=True, eos=(END,), num_candidates=4, hook=None):
     config = RewardModelConfig(parametrization="table", layer=0)
-    reward_model = TableReward(config, tiny_config()) if guided else None
-    return Program(MarkovLM(), reward_model, num_candidates, link, eos, pad_id=END)
+    reward_model = TableReward(config, tiny_config(vocab_size=4)) if guided else None
+    return Program(MarkovLM(), reward_model, num_candidates, eos, pad_id=END, hook=hook)
 
 
 def lm_params():
@@ -83,12 +85,15 @@ def reward_params():
     return RewardParams(jnp.asarray(REWARDS, jnp.float32), ())
 
 
-def start(prog, firsts, max_new_tokens, seed=0, prompt_index=None, **settings):
+def start(prog, firsts, max_new_tokens, seed=0, prompt_index=None, samplings=None, **settings):
     """Prefilled state of one-token prompts `firsts`; row b is prompt b, sample 0."""
     n = len(firsts)
-    given = {"beta": 0.0, "top_k": 4, "top_p": 1.0, "temperature": 1.0, "invert": False, **settings}
-    dtypes = {"top_k": jnp.int32, "invert": jnp.bool_}
     index = np.arange(n) if prompt_index is None else np.asarray(prompt_index)
+    if samplings is None:
+        settings = {"top_k": 4, "max_new_tokens": max_new_tokens, **settings}
+        samplings = [SamplingConfig(**settings)] * n
+    outputs = prog.reward_model.outputs if prog.reward_model else 0
+    guides = Guides((0,)[:outputs], ("clip",)[:outputs], outputs)
     return prefill(
         prog,
         lm_params(),
@@ -96,7 +101,7 @@ def start(prog, firsts, max_new_tokens, seed=0, prompt_index=None, **settings):
         jnp.asarray(firsts, jnp.int32)[:, None],
         jnp.ones(n, jnp.int32),
         row_keys(seed, jnp.asarray(index, jnp.uint32), jnp.zeros(n, jnp.uint32)),
-        Settings(**{k: jnp.full(n, v, dtypes.get(k, jnp.float32)) for k, v in given.items()}),
+        row_settings(samplings, guides, prog.eos_ids),
         done=jnp.zeros(n, bool),
         row_limit=jnp.full(n, max_new_tokens, jnp.int32),
         max_new_tokens=max_new_tokens,

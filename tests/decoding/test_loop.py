@@ -9,10 +9,12 @@ import pytest
 from scipy import stats
 
 from rewardjax.decoding import loop
-from rewardjax.decoding.guidance import clip, steer
+from rewardjax.decoding.guidance import steer
+from rewardjax.decoding.guides import Guides, row_settings
 from rewardjax.decoding.loop import Program, TransformerLM, decode_step, prefill, run
 from rewardjax.decoding.sampling import candidate_logprobs, select_candidates
-from rewardjax.decoding.state import Settings, gather, insert, row_keys
+from rewardjax.decoding.settings import SamplingConfig
+from rewardjax.decoding.state import gather, insert, row_keys
 from rewardjax.rewards import RewardModelConfig
 from tests.decoding import markov
 from tests.trained import random_params
@@ -23,7 +25,7 @@ DRAWS = 20_000
 def decode(
     firsts, steps=1, *, guided=True, eos=(markov.END,), num_candidates=4, seed=0, **settings
 ):
-    prog = markov.program(guided, eos, num_candidates, settings.pop("link", "clip"))
+    prog = markov.program(guided, eos, num_candidates)
     state = markov.start(prog, firsts, steps, seed, **settings)
     return run(prog, markov.lm_params(), markov.reward_params(), state, steps)
 
@@ -73,16 +75,18 @@ def test_guidance_reaches_past_a_token_that_holds_nearly_everything():
     """top_p = 1 keeps every candidate, though the first one's probability rounds to 1."""
     logits = jnp.array([[20.0, 0.0, -1.0, -2.0]])
     one = jnp.ones(1)
-    candidates = select_candidates(logits, 4, jnp.array([4], jnp.int32), one)
+    candidates = select_candidates(logits, 4, jnp.array([4], jnp.int32), one, 0 * one)
     assert candidates.mask.all()
-    rewards = jnp.array([[0.0, 1.0, 1.0, 1.0]])
-    scores = steer(candidates.logits, rewards, clip, 100.0 * one, jnp.array([False]))
+    rewards = jnp.array([0.0, 1.0, 1.0, 1.0])[None, :, None]
+    settings = row_settings([SamplingConfig()], Guides((0,), ("clip",), 1))
+    scores = steer(candidates.logits, rewards, candidates.mask, jnp.array([[100.0]]), settings)
     expected = np.array([20.0, 100.0, 99.0, 98.0])
     expected -= np.log(np.exp(expected - 100).sum()) + 100
     got = candidate_logprobs(scores, candidates.mask, one)[0]
     np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
-    nucleus = select_candidates(logits, 4, jnp.array([4], jnp.int32), 0.99 * one)
-    assert nucleus.mask.tolist() == [[True, False, False, False]]
+    for capacity in (3, 4):
+        nucleus = select_candidates(logits, capacity, jnp.array([4]), 0.99 * one, 0 * one)
+        assert nucleus.mask.tolist() == [[True] + [False] * (capacity - 1)]
 
 
 def test_beta_zero_is_plain_top_k_sampling():
@@ -192,10 +196,7 @@ def test_no_step_copies_a_cache(tiny_lm, own):
     prog = Program(TransformerLM(tiny_lm.config), model, 10)
     batch, key = 3, row_keys(0, jnp.arange(3, dtype=jnp.uint32), jnp.zeros(3, jnp.uint32))
     fill = lambda value, dtype: jnp.full(batch, value, dtype)  # noqa: E731
-    settings = Settings(
-        fill(5.0, jnp.float32), fill(5, jnp.int32), fill(1.0, jnp.float32),
-        fill(1.0, jnp.float32), fill(False, bool),
-    )  # fmt: skip
+    settings = row_settings([SamplingConfig(beta=5.0)] * batch, Guides((0,), ("clip",), 1))
     state = prefill(
         prog, tiny_lm.params, params, jnp.ones((batch, 16), jnp.int32), fill(9, jnp.int32), key,
         settings, fill(False, bool), fill(7, jnp.int32), 7,
