@@ -1,13 +1,14 @@
 """Prompts from .txt, .jsonl, .gz and standard input; every bad one is named by file and line."""
 
 import gzip
+import hashlib
 import io
 import json
 import sys
 
 import pytest
 
-from rewardjax.data.prompts import PromptRow, read_prompts
+from rewardjax.data.prompts import PromptRow, digest, open_prompts, read_prompts
 from rewardjax.errors import RewardJaxError
 
 TEXTS = ["The film", " it was", "naïve 日本"]
@@ -183,3 +184,37 @@ def test_lines_have_no_fields(tmp_path):
     with pytest.raises(RewardJaxError, match=r"p\.txt: lines have no fields for --where"):
         read_prompts(path, where=["x>0"])
     assert [row.index for row in read_prompts(path, offset=2)] == [2]
+
+
+@pytest.mark.parametrize("in_memory", [0, 1 << 20])
+def test_a_file_is_read_once_and_its_prompts_as_often_as_wanted(tmp_path, monkeypatch, in_memory):
+    monkeypatch.setattr("rewardjax.data.prompts.IN_MEMORY", in_memory)
+    texts = ["a", "half \ud83d", "日本\u2028", 'quote " and \t']
+    lines = "".join(json.dumps({"prompt": text}) + "\n" for text in texts)
+    path = write(tmp_path / "p.jsonl", lines)
+    from_file = open_prompts(path)
+    path.write_text("other prompts\n")
+    from_input = open_prompts(standard_input(monkeypatch, lines))
+    for prompts in (from_file, from_input):
+        assert len(prompts) == 4
+        for _ in range(2):
+            assert [(row.index, row.text) for row in prompts] == list(enumerate(texts))
+        one, other = iter(prompts), iter(prompts)
+        assert [next(one), next(other), next(one), next(other)] == [
+            prompts[i] for i in (0, 0, 1, 1)
+        ]
+
+
+def test_the_digest_is_that_of_the_whole_list():
+    rows = [PromptRow("a", 0, ""), PromptRow("é\ud83d'", 7, "x"), PromptRow(" ", 2, "")]
+    for part in (rows, rows[:1], []):
+        listed = repr([(row.index, row.text) for row in part])
+        assert digest(part) == hashlib.sha256(listed.encode()).hexdigest()
+    assert digest(rows) != digest(rows[::-1])
+
+
+def test_the_first_index_that_stands_there_again_is_named(tmp_path):
+    indices = [5, 3, 9, 1, 3, 5, 9]
+    lines = "".join(json.dumps({"prompt": "a", "index": i}) + "\n" for i in indices)
+    with pytest.raises(RewardJaxError, match=r"jsonl:5: index 3 stands at \S*p\.jsonl:2 already"):
+        read_prompts(write(tmp_path / "p.jsonl", lines))

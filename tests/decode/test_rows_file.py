@@ -122,6 +122,36 @@ def test_what_is_in_the_way(tmp_path, before, how, expected):
     }
 
 
+def test_rows_never_stand_beside_the_description_of_another_job(tmp_path, monkeypatch):
+    """Killed before the new description is there: nothing of the old job is taken for the new."""
+    path, new = tmp_path / "a.jsonl", {**SETTINGS, "seed": 7}
+    interrupted(path, 3)
+    with monkeypatch.context() as patch:
+        patch.setattr("rewardjax.decode.rows_file.write_text", lambda *args: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            write(path, [0], settings=new, overwrite=True)
+    for settings in (SETTINGS, new):
+        assert rows_file(path, settings, resume=True).done == 0
+    write(path, [9], settings=new, resume=True)
+    assert path.read_text() == '{"i": 9}\n'
+
+
+def test_killed_with_the_file_in_place_and_the_description_still_there(tmp_path, monkeypatch):
+    path = tmp_path / "a.jsonl"
+    with monkeypatch.context() as patch:
+        patch.setattr("pathlib.Path.unlink", lambda *args, **how: None)
+        write(path, [0, 1])
+    assert names(tmp_path) == ["a.jsonl", "a.jsonl.partial.json"]
+    with pytest.raises(RewardJaxError, match="exists; name another file"):
+        rows_file(path)
+    with pytest.raises(RewardJaxError, match="seed was 0 and is 1"):
+        rows_file(path, {**SETTINGS, "seed": 1}, resume=True)
+    out = rows_file(path, resume=True)
+    assert out.finished
+    assert names(tmp_path) == ["a.jsonl"]
+    assert path.read_text() == '{"i": 0}\n{"i": 1}\n'
+
+
 def test_overwriting_replaces_at_the_end(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text("old\n")
