@@ -51,6 +51,10 @@ COMMANDS: dict[tuple[str, ...], tuple[str, str]] = {
         "rewardjax.experiments.controls:main",
         "what each rank can fit, on two matrices whose best fit is known",
     ),
+    ("bench", "decode"): (
+        "rewardjax.experiments.bench:main",
+        "decoding speed beside the machine's limits and PyTorch",
+    ),
 }
 """Words of the command → (`module:function` taking argv and returning the exit status, help)."""
 
