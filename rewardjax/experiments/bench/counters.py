@@ -81,9 +81,13 @@ def _walk(jaxpr: Any, names: dict[Any, _Known], times: float, found: Products) -
             _walk(body, _named(body, known[skip:]), times, found)
         elif kind == "scan":
             body, turns = p["jaxpr"].jaxpr, p["length"]
-            whole = p["num_consts"] + p["num_carry"]
-            slices = [k and k._replace(share=k.share / turns) for k in known[whole:]]
-            _walk(body, _named(body, known[:whole] + slices), times * turns, found)
+            # What is scanned over has one axis more outside than inside.
+            known = [
+                one
+                and (one if v.aval.ndim == w.aval.ndim else one._replace(share=one.share / turns))
+                for one, v, w in zip(known, eqn.invars, body.invars, strict=True)
+            ]
+            _walk(body, _named(body, known), times * turns, found)
         elif kind == "cond":
             body = max((b.jaxpr for b in p["branches"]), key=lambda b: len(b.eqns))
             _walk(body, _named(body, known[1:]), times, found)
