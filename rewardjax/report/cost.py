@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import matplotlib
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, StrMethodFormatter
 
 from rewardjax.report.plots import _DASHES, _MARKERS, _SERIES, _STYLE, _svg
 
@@ -64,6 +65,8 @@ def cost_figure(panels: Mapping[str, Sequence[Line]], *, title: str, prefix: str
             axes.set_yscale("log")
             ticks = sorted({value for line in lines for value in line.values})
             axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
             axes.minorticks_off()
             axes.set_xlabel(label)
             axes.set_ylabel("ms per step")

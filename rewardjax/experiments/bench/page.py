@@ -112,7 +112,7 @@ def _protocol(results: Results) -> str:
             f", PyTorch {machine['torch_threads']}. Before the timing PyTorch's guided logits were"
             f" compared with ours in float32: they differ by {worst:.1g} at most"
         )
-    return text + "."
+    return f"{text}. The machine's load average was {machine['load']:g} before the run."
 
 
 def _facts(results: Results) -> str:

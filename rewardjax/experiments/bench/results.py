@@ -36,7 +36,7 @@ def collect(config: BenchConfig, command: str = "") -> dict[str, Any]:
       RewardJaxError: settings that do not fit the LM; PyTorch is missing, or its guided logits are
         not ours.
     """
-    began = time.monotonic()
+    began, load = time.monotonic(), os.getloadavg()[0]
     models = load_models(
         config.lm, config.shape, config.dtype, config.reward_layers, config.scan_layers
     )
@@ -57,7 +57,7 @@ def collect(config: BenchConfig, command: str = "") -> dict[str, Any]:
         "name": models.name,
         "command": command,
         "settings": _settings(config),
-        "machine": machine() | _threads(peers is not None),
+        "machine": machine() | _threads(peers is not None, load),
         "versions": versions() | _torch_version(peers is not None),
         "commit": commit(),
         "models": {"lm": _size(models.lm), "reward_model": _size(models.own)},
@@ -209,10 +209,11 @@ def _size(config: LMConfig) -> dict[str, int]:
     return {name: getattr(config, name) for name in names}
 
 
-def _threads(peers: bool) -> dict[str, Any]:
+def _threads(peers: bool, load: float) -> dict[str, Any]:
     """XLA takes a thread for every core that the process may use; PyTorch's are set."""
     found: dict[str, Any] = {"backend": jax.default_backend()}
     found["xla_threads"] = len(os.sched_getaffinity(0))
+    found["load"] = round(load, 2)
     if peers:
         import torch
 
