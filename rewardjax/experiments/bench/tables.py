@@ -57,7 +57,7 @@ def of_speed(results: Results) -> list[Table]:
             Cell("system", f"batch {batch}"),
             Cell("tokens/s", "prompts read included"),
             Cell("ms per step", "median, range"),
-            Cell("floor, ms", "by part"),
+            Cell("floor, ms", "parts summed"),
             Cell("share of the floor"),
             Cell("share of bandwidth"),
             Cell("tokens/s", "× ours unguided"),
