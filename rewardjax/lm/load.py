@@ -12,6 +12,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from rewardjax.cache import keep_compiled
 from rewardjax.errors import RewardJaxError
 from rewardjax.lm import aliases
 from rewardjax.lm.aliases import ALIASES
@@ -80,6 +81,7 @@ def open_lm(
         kind = None
     if kind is None or kind.name not in DTYPES:
         raise RewardJaxError(f"dtype {dtype!r} is not supported: expected {' or '.join(DTYPES)}")
+    keep_compiled()  # whatever is compiled here comes after an LM was opened
     path = resolve(source, revision)
     opened = _from_directory if path.is_dir() else _from_gguf
     config, tokenizer, read = opened(path, kind, scan_layers)

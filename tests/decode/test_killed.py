@@ -21,6 +21,7 @@ KILLS = 10
 def run(tmp_path_factory, tiny_lm_dir):
     """Runs a command in a process of its own: its exit status, or minus the signal."""
     cache = {
+        "JAX_ENABLE_COMPILATION_CACHE": "true",
         "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
