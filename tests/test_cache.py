@@ -45,10 +45,10 @@ def test_what_is_compiled_is_kept(tiny_lm_dir, tmp_path, enabled):
 
 
 def test_a_folder_of_the_users_own_wins(monkeypatch, tmp_path):
-    before = jax.config.jax_compilation_cache_dir
+    before = jax.config.values["jax_compilation_cache_dir"]
     try:
         jax.config.update("jax_compilation_cache_dir", str(tmp_path))
         keep_compiled()
-        assert jax.config.jax_compilation_cache_dir == str(tmp_path)
+        assert jax.config.values["jax_compilation_cache_dir"] == str(tmp_path)
     finally:
         jax.config.update("jax_compilation_cache_dir", before)
