@@ -33,7 +33,8 @@ results: $(VENV)/.installed-results
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-lint: $(VENV)/.installed-dev
+# Types are checked with what is imported, PyTorch of the `test` extra among it.
+lint: $(VENV)/.installed-dev $(VENV)/.installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
