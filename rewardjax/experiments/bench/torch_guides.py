@@ -8,6 +8,7 @@ A batch's prompts are of one length, so no padding is masked.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 
@@ -44,7 +45,7 @@ class Prefix:
         return self.length + queries, 0
 
 
-class Guide:
+class Guide(ABC):
     """z + β clip(r, 0, 1) on the k candidates with the largest logits, -inf elsewhere.
 
     One object serves one call of `generate`.
@@ -62,9 +63,9 @@ class Guide:
             1, ids, steered.to(scores.dtype)
         )
 
+    @abstractmethod
     def rewards(self, input_ids: Any, ids: Any) -> Any:
         """Raw rewards float32[B, k] of the candidates `ids` after the texts so far."""
-        raise NotImplementedError
 
     def read(self, tokens: Any, **named: Any) -> Any:
         """Final hidden states of tokens [B, Q], read behind the prefix; they do not join it."""
