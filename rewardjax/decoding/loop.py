@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ from rewardjax.decoding.guidance import clipped_share, steer, strength
 from rewardjax.decoding.penalties import penalize
 from rewardjax.decoding.sampling import Candidates, candidate_logprobs, draw, select_candidates
 from rewardjax.decoding.state import NO_TOKEN, DecodeState, Settings, empty_records
-from rewardjax.lm import KVCache, LMConfig, causal_mask, forward, unembed
+from rewardjax.lm import KVCache, LMConfig, causal_mask, forward, unembed, unembed_with
 from rewardjax.rewards import Hidden, RewardModel
 from rewardjax.rewards.several import Several
 
@@ -30,6 +30,21 @@ Hook = Callable[[DecodeState, Float[Array, "B V"], Candidates], Float[Array, "B 
 Pure and jit-able; `candidates.logits` are the scores without it. A reward model's guidance adds to
 what it gives.
 """
+
+
+Queries = Callable[[Hidden], Float[Array, "B A D"]]
+"""States of one step -> vectors whose products with the output embedding are wanted."""
+
+
+class Step(NamedTuple):
+    """What a language model gives for one more token of each row."""
+
+    logits: Float[Array, "B V"]
+    hidden: Hidden
+    """the states at it: layer -> [B, D]"""
+    cache: PyTree
+    products: Float[Array, "B V A"] | None = None
+    """of the queries with the output embedding"""
 
 
 @runtime_checkable
@@ -54,8 +69,12 @@ class BaseLM(Protocol):
         token: Int[Array, "B"],
         positions: Int[Array, "B"],
         layers: tuple[int, ...],
-    ) -> tuple[Float[Array, "B V"], Hidden, PyTree]:
-        """Next-token logits after `token`, the states (layer -> [B, D]) at it, the cache."""
+        queries: Queries | None = None,
+    ) -> Step:
+        """Next-token logits after `token` and the states at it.
+
+        Queries come only from a reward model that `reads_embedding`.
+        """
         ...
 
 
@@ -73,15 +92,19 @@ class TransformerLM:
         positions = jnp.broadcast_to(jnp.arange(length), tokens.shape)
         return forward(self.config, params, tokens, positions, mask, cache=cache, capture=layers)
 
-    def step(self, params, cache, token, positions, layers):
+    def step(self, params, cache, token, positions, layers, queries=None):
         top = self.config.num_hidden_layers
         at = positions[:, None]
         mask = jnp.arange(cache.capacity)[None, None] <= at[..., None]
         hidden, cache = forward(
             self.config, params, token[:, None], at, mask, cache=cache, capture=(*layers, top)
         )
-        logits = unembed(self.config, params, hidden[top][:, 0])
-        return logits, {layer: hidden[layer][:, 0] for layer in layers}, cache
+        states = {layer: hidden[layer][:, 0] for layer in layers}
+        last = hidden[top][:, 0]
+        if queries is None:
+            return Step(unembed(self.config, params, last), states, cache)
+        logits, products = unembed_with(self.config, params, last, queries(states))
+        return Step(logits, states, cache, products)
 
 
 @dataclass(frozen=True)
@@ -100,6 +123,16 @@ class Program:
     def layers(self) -> tuple[int, ...]:
         """Layers of the LM that the reward model reads."""
         return self.reward_model.layers if self.reward_model else ()
+
+    @property
+    def one_product(self) -> bool:
+        """Whether the LM's logits and the whole vocabulary's rewards are one product."""
+        model = self.reward_model
+        return (
+            model is not None
+            and model.reads_embedding
+            and self.num_candidates == model.lm.vocab_size
+        )
 
 
 @partial(jax.jit, static_argnames=("program", "max_new_tokens"))
@@ -154,10 +187,8 @@ def decode_step(
     program: Program, lm_params: PyTree, reward_params: PyTree, state: DecodeState
 ) -> DecodeState:
     """Draws one token for every row that is not done."""
-    logits, hidden, lm_cache = program.lm.step(
-        lm_params, state.lm_cache, state.last_token, state.positions, program.layers
-    )
-    settings = state.settings
+    step = _lm_step(program, lm_params, reward_params, state)
+    logits, settings = step.logits, state.settings
     allowed = penalize(logits, state.prompt, state.tokens, state.row_step, settings)
     candidates = select_candidates(
         allowed, program.num_candidates, settings.top_k, settings.top_p, settings.min_p
@@ -167,14 +198,7 @@ def decode_step(
         scores = program.hook(state, logits, candidates)
     rewards, pending = None, None
     if program.reward_model is not None:
-        if program.num_candidates == logits.shape[1]:
-            rewards, pending = program.reward_model.vocabulary_rewards(
-                reward_params, state.reward_cache, hidden, len(logits)
-            )
-        else:
-            rewards, pending = program.reward_model.candidate_rewards(
-                reward_params, state.reward_cache, hidden, candidates.ids
-            )
+        rewards, pending = _rewards(program.reward_model, reward_params, state, step, candidates)
         beta = strength(settings, state.row_step, state.max_new_tokens, logits)
         scores = steer(scores, rewards, candidates.mask, beta, settings)
     logprobs = candidate_logprobs(scores, candidates.mask, settings.temperature)
@@ -182,7 +206,7 @@ def decode_step(
     chosen = draw(step_keys, candidates.ids, logprobs, settings.temperature)
 
     reward_cache = state.reward_cache
-    if program.reward_model is not None:
+    if program.reward_model is not None and pending is not None:
         reward_cache = program.reward_model.advance(
             reward_params, state.reward_cache, pending, chosen
         )
@@ -200,7 +224,35 @@ def decode_step(
     if rewards is not None:
         record["rewards"] = jnp.take_along_axis(rewards, chosen[:, None, None], axis=1)[:, 0]
         record["clipped"] = clipped_share(rewards, candidates.mask, settings)
-    return _advance(state, record, lm_cache, reward_cache)
+    return _advance(state, record, step.cache, reward_cache)
+
+
+def _lm_step(
+    program: Program, lm_params: PyTree, reward_params: PyTree, state: DecodeState
+) -> Step:
+    model, queries = program.reward_model, None
+    if model is not None and program.one_product:
+        queries = lambda hidden: model.embedding_queries(reward_params, hidden)[0]  # noqa: E731
+    return program.lm.step(
+        lm_params, state.lm_cache, state.last_token, state.positions, program.layers, queries
+    )
+
+
+def _rewards(
+    model: RewardModel | Several,
+    params: PyTree,
+    state: DecodeState,
+    step: Step,
+    candidates: Candidates,
+) -> tuple[Float[Array, "B C A"], PyTree]:
+    """Rewards of the candidates, the cheapest way, and what `advance` needs of them, if it runs."""
+    batch, vocab_size = step.logits.shape
+    if step.products is not None:
+        _, baseline = model.embedding_queries(params, step.hidden)
+        return step.products + baseline[:, None], None
+    if candidates.ids.shape[1] == vocab_size:
+        return model.vocabulary_rewards(params, state.reward_cache, step.hidden, batch)
+    return model.candidate_rewards(params, state.reward_cache, step.hidden, candidates.ids)
 
 
 def _advance(

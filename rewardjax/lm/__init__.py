@@ -2,7 +2,7 @@
 
 from rewardjax.lm.cache import KVCache
 from rewardjax.lm.config import LMConfig
-from rewardjax.lm.decoder import causal_mask, forward, output_embedding, read, unembed
+from rewardjax.lm.decoder import causal_mask, forward, output_embedding, read, unembed, unembed_with
 from rewardjax.lm.model import LM, OpenedLM
 from rewardjax.lm.params import first_layers, init_params, stack_layers, unstack_layers
 
@@ -34,5 +34,6 @@ __all__ = [
     "read",
     "stack_layers",
     "unembed",
+    "unembed_with",
     "unstack_layers",
 ]

@@ -211,6 +211,29 @@ def unembed(config: LMConfig, params: Params, hidden: Float[Array, "*N D"]) -> F
     return jax.lax.dot_general(hidden, table, contract, preferred_element_type=jnp.float32)
 
 
+def unembed_with(
+    config: LMConfig,
+    params: Params,
+    hidden: Float[Array, "B D"],
+    queries: Float[Array, "B A D"],
+) -> tuple[Float[Array, "B V"], Float[Array, "B V A"]]:
+    """`unembed(hidden)` and <queries, e(v)> (float32), with the embedding read once for both.
+
+    In half precision a query is two rows of the product, what that type holds of it and the rest,
+    so that rewards keep more digits than logits do.
+    """
+    batch, outputs = queries.shape[:2]
+    high = queries.astype(hidden.dtype)
+    parts = [high]
+    if high.dtype != queries.dtype:
+        parts.append((queries - high.astype(queries.dtype)).astype(hidden.dtype))
+    rows = [hidden[None], *(jnp.moveaxis(part, 1, 0) for part in parts)]
+    with jax.default_matmul_precision("highest"):
+        scores = unembed(config, params, jnp.concatenate(rows))
+    products = scores[1:].reshape(len(parts), outputs, batch, -1).sum(axis=0)
+    return scores[0], jnp.moveaxis(products, 0, -1)
+
+
 def causal_mask(lengths: Int[Array, " B"], T: int) -> Bool[Array, "B T T"]:
     """mask[b, t, s] = s <= t and s < lengths[b] (right padding)."""
     steps = jnp.arange(T)

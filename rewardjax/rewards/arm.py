@@ -14,20 +14,17 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from rewardjax.rewards.baseline import BaselineModel
+from rewardjax.rewards.bilinear import BilinearModel
 
 PyTree = Any
 
 
 @dataclass(frozen=True)
-class Arm(BaselineModel):
+class Arm(BilinearModel):
     """ARM with a full D x D matrix. Starts at zero: an untrained head steers nothing."""
 
     def init_delta(self, key: Array, width: int) -> PyTree:
         return {"projection": jnp.zeros((self.outputs, width, width))}
 
-    def delta(
-        self, head: PyTree, h: Float[Array, "*N D"], e: Float[Array, "*N C D"]
-    ) -> Float[Array, "*N C A"]:
-        projected = jnp.einsum("...d,aed->...ae", h, head["projection"])
-        return jnp.einsum("...ae,...ce->...ca", projected, e)
+    def queries(self, head: PyTree, h: Float[Array, "*N D"]) -> Float[Array, "*N A D"]:
+        return jnp.einsum("...d,aed->...ae", h, head["projection"])

@@ -14,14 +14,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from rewardjax.rewards.baseline import BaselineModel
+from rewardjax.rewards.bilinear import BilinearModel
 from rewardjax.rewards.config import Rank
 
 PyTree = Any
 
 
 @dataclass(frozen=True)
-class ArmRank(BaselineModel):
+class ArmRank(BilinearModel):
     """ARM whose D x D matrix is a product BᵀA of rank r."""
 
     takes_rank: ClassVar[Rank] = Rank.UP_TO_WIDTH
@@ -34,10 +34,7 @@ class ArmRank(BaselineModel):
             "token": jnp.zeros(shape),
         }
 
-    def delta(
-        self, head: PyTree, h: Float[Array, "*N D"], e: Float[Array, "*N C D"]
-    ) -> Float[Array, "*N C A"]:
-        # Bᵀ(A h) first: then a token costs O(D), not O(r D).
+    def queries(self, head: PyTree, h: Float[Array, "*N D"]) -> Float[Array, "*N A D"]:
+        # Bᵀ(A h), so that a token costs O(D), not O(r D).
         scores = jnp.einsum("...d,ard->...ar", h, head["prefix"])
-        projected = jnp.einsum("...ar,ard->...ad", scores, head["token"])
-        return jnp.einsum("...ad,...cd->...ca", projected, e)
+        return jnp.einsum("...ar,ard->...ad", scores, head["token"])

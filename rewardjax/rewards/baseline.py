@@ -44,7 +44,10 @@ class BaselineModel(NextTokenModel):
         return head
 
     def score(self, head: PyTree, h: Float[Array, "*N D"], e: Array) -> Float[Array, "*N C A"]:
-        delta = self.delta(head, h, e)
+        return self.prefix_baseline(head, h)[..., None, :] + self.delta(head, h, e)
+
+    def prefix_baseline(self, head: PyTree, h: Float[Array, "*N D"]) -> Float[Array, "*N A"]:
+        """<w, h(x)>; 0 in a head without a baseline."""
         if not self.config.baseline:
-            return delta
-        return jnp.einsum("...d,ad->...a", h, head["baseline"])[..., None, :] + delta
+            return jnp.zeros((*h.shape[:-1], self.outputs))
+        return jnp.einsum("...d,ad->...a", h, head["baseline"])

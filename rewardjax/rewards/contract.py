@@ -116,6 +116,21 @@ class RewardModel(ABC):
         ids = jnp.broadcast_to(jnp.arange(self.lm.vocab_size), (batch, self.lm.vocab_size))
         return self.candidate_rewards(params, cache, hidden, ids)
 
+    @property
+    def reads_embedding(self) -> bool:
+        """Whether R[x, v] = <q(x), e(v)> + b(x), where e is the base LM's output embedding.
+
+        The loop then scores a whole vocabulary by `embedding_queries`, in the product that gives
+        the LM's logits. Such a model keeps no cache.
+        """
+        return False
+
+    def embedding_queries(
+        self, params: RewardParams, hidden: Hidden
+    ) -> tuple[Float[Array, "B A D"], Float[Array, "B A"]]:
+        """q and b (float32) where `reads_embedding`; `hidden` as in `candidate_rewards`."""
+        raise TypeError(f"{type(self).__name__} is no product with the LM's output embedding")
+
     @abstractmethod
     def advance(
         self, params: RewardParams, cache: PyTree, pending: PyTree, chosen: Int[Array, "B"]

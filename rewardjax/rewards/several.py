@@ -13,6 +13,7 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from rewardjax.lm import LMConfig
 from rewardjax.rewards.contract import Hidden, RewardModel, RewardParams
 
 PyTree = Any
@@ -28,6 +29,11 @@ class Several:
     def outputs(self) -> int:
         """All models' attributes together, in their order."""
         return sum(model.outputs for model in self.models)
+
+    @property
+    def lm(self) -> LMConfig:
+        """The base LM that all of them steer."""
+        return self.models[0].lm
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -79,6 +85,20 @@ class Several:
             model.vocabulary_rewards(one, kept, _own(model, hidden), batch)
             for model, one, kept in zip(self.models, params, cache, strict=True)
         )
+
+    @property
+    def reads_embedding(self) -> bool:
+        return all(model.reads_embedding for model in self.models)
+
+    def embedding_queries(
+        self, params: Sequence[RewardParams], hidden: Hidden
+    ) -> tuple[Float[Array, "B A D"], Float[Array, "B A"]]:
+        found = [
+            model.embedding_queries(one, _own(model, hidden))
+            for model, one in zip(self.models, params, strict=True)
+        ]
+        queries, baselines = zip(*found, strict=True)
+        return jnp.concatenate(queries, axis=1), jnp.concatenate(baselines, axis=1)
 
     def advance(
         self,

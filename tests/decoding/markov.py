@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rewardjax.decoding.guides import Guides, row_settings
-from rewardjax.decoding.loop import Program, prefill
+from rewardjax.decoding.loop import Program, Step, prefill
 from rewardjax.decoding.settings import SamplingConfig
 from rewardjax.decoding.state import row_keys
 from rewardjax.rewards import RewardModel, RewardModelConfig, RewardParams
@@ -40,8 +40,8 @@ class MarkovLM:
     def prefill(self, params, tokens, lengths, layers, max_new_tokens):
         return {0: tokens[..., None].astype(jnp.float32)}, ()
 
-    def step(self, params, cache, token, positions, layers):
-        return params[token], {0: token[:, None].astype(jnp.float32)}, ()
+    def step(self, params, cache, token, positions, layers, queries=None):
+        return Step(params[token], {0: token[:, None].astype(jnp.float32)}, ())
 
 
 @dataclass(frozen=True)

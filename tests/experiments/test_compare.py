@@ -55,6 +55,7 @@ CONFIG = {
             "full": False,
             "other_seeds": False,
             "models": ["ARM"],
+            "betas": [20],
         },
     ],
     "betas": [5, 10],
@@ -121,9 +122,9 @@ def test_every_cell_is_measured(results):
         expected.add((name, 1, chosen[name], False))
         expected.add((name, 0, chosen[name], True))
     assert cells == expected
-    # the second arm: one of the models, the first seed, no full protocol
-    assert down == {(None, 0, 0.0, False), ("ARM", 0, 5.0, False), ("ARM", 0, 10.0, False)}
-    assert list(results["arms"][1]["chosen_beta"]) == ["ARM"]
+    # the second arm: one of the models, the first seed, its own β, no full protocol
+    assert down == {(None, 0, 0.0, False), ("ARM", 0, 20.0, False)}
+    assert results["arms"][1]["chosen_beta"] == {"ARM": 20.0}
     assert results["unfinished"] == {"cells": 0}
     assert results["finished"]
     sizes = {c["full"]: (c["prompts"], c["texts"]) for c in results["cells"]}
@@ -263,7 +264,7 @@ def test_a_changed_setting_makes_new_files_and_keeps_the_old(inputs, results, ca
             {"arms": [CONFIG["arms"][0] | {"models": ["RADD"]}]},
             "'RADD' is none of the models that decode; did you mean",
         ),
-        ({"betas": [0]}, "betas is [0.0]"),
+        ({"betas": [0]}, "arm 'up': betas is [0.0]"),
         ({"seeds": [1, 1]}, "expected different integers"),
         ({"perplexity_lm": "no/such/folder"}, "no such file"),
         ({"protocol": {"samples": 0}}, "protocol.samples is 0"),

@@ -106,7 +106,7 @@ def replay(
     @jax.jit
     def look(weights: PyTree, cache: PyTree, reward_cache: PyTree, token: Any, at: Any):
         lm_params, reward_params = weights
-        logits, hidden, cache = lm.step(lm_params, cache, token, at, layers)
+        logits, hidden, cache, _ = lm.step(lm_params, cache, token, at, layers)
         values, ids = jax.lax.top_k(logits, k)
         rewards, pending = jnp.zeros_like(values)[..., None], None
         if reward_model is not None:

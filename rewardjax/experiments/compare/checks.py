@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rewardjax.errors import RewardJaxError, nearest
-from rewardjax.experiments.compare.settings import CompareConfig, models, slug
+from rewardjax.experiments.compare.settings import CompareConfig, models, slug, strengths
 
 _PLACE = re.compile(r"\{([A-Za-z][\w-]*)\}")
 
@@ -82,9 +82,12 @@ def check(config: CompareConfig) -> None:
             )
     if not config.seeds or len(set(config.seeds)) < len(config.seeds):
         raise RewardJaxError(f"seeds is {list(config.seeds)}; expected different integers")
-    if config.arms and not (config.betas and all(0 < b <= 1e6 for b in config.betas)):
-        raise RewardJaxError(f"betas is {list(config.betas)}; expected numbers above 0, up to 1e6")
     for arm in config.arms:
+        betas = strengths(config, arm)
+        if not (betas and all(0 < b <= 1e6 for b in betas)):
+            raise RewardJaxError(
+                f"arm {arm.name!r}: betas is {list(betas)}; expected numbers above 0, up to 1e6"
+            )
         if "." not in arm.metric:
             raise RewardJaxError(
                 f"arm {arm.name!r}: metric is {arm.metric!r}; expected SCORER.STATISTIC, such as "

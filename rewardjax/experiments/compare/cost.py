@@ -6,7 +6,7 @@ from typing import Any
 
 from rewardjax.data.hidden import machine_flops
 from rewardjax.experiments.compare.plan import planned_cells
-from rewardjax.experiments.compare.settings import ModelConfig, decoded, models
+from rewardjax.experiments.compare.settings import ModelConfig, decoded, models, strengths
 from rewardjax.experiments.compare.steps import Cell, Steps
 from rewardjax.export import architecture
 from rewardjax.lm import LMConfig, OpenedLM, open_lm
@@ -67,8 +67,9 @@ def _all_cells(steps: Steps) -> list[Cell]:
     """Planned cells; where β is not chosen yet, the middle one of the grid stands for it."""
     config = steps.config
     cells = planned_cells(steps)
-    middle = sorted(config.betas)[len(config.betas) // 2]
     for arm in config.arms:
+        betas = sorted(strengths(config, arm))
+        middle = betas[len(betas) // 2]
         for model in decoded(config, arm):
             if steps.chosen_beta(arm, model) is None:
                 others = config.seeds[1:] if arm.other_seeds else ()

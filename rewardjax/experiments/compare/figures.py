@@ -41,7 +41,7 @@ def curves(results: Results, arm: dict[str, Any]) -> Iterator[Figure]:
         return
     limit = arm["most_perplexity"] * start.perplexity.value
     names = list(lines)
-    betas = ", ".join(f"{beta:g}" for beta in results["settings"]["betas"])
+    betas = ", ".join(f"{beta:g}" for beta in sorted(arm["betas"]))
     for part, chunk in enumerate(chunks(names[1:], MOST - 1)):
         shown = {name: lines[name] for name in [names[0], *chunk]}
         svg = tradeoff_curves(

@@ -92,10 +92,11 @@ def _protocol(results: Results) -> str:
     """n and seeds in a sentence."""
     settings = results["settings"]
     protocol = settings["protocol"]
+    grids = {", ".join(f"{beta:g}" for beta in arm["betas"]): None for arm in results["arms"]}
     text = (
         f"Training seeds {', '.join(map(str, settings['seeds']))}. Curves:"
         f" {protocol['prompts']} prompts × {protocol['samples']} samples ×"
-        f" {protocol['max_new_tokens']} tokens at β = {', '.join(map(str, settings['betas']))}"
+        f" {protocol['max_new_tokens']} tokens at β = {' or '.join(grids)}"
         " with the first seed, the other seeds at the chosen β."
     )
     if protocol["full_prompts"]:

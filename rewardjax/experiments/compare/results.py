@@ -18,6 +18,7 @@ from rewardjax.experiments.compare.settings import (
     ModelConfig,
     decoded,
     models,
+    strengths,
 )
 from rewardjax.experiments.compare.steps import PERPLEXITY, Cell, Steps
 from rewardjax.experiments.provenance import commit, machine
@@ -133,7 +134,11 @@ def _shorten(sets: dict[str, Any], *, first: bool) -> None:
 
 def _arm(steps: Steps, arm: ArmConfig) -> dict[str, Any]:
     chosen = {m.name: steps.chosen_beta(arm, m) for m in decoded(steps.config, arm)}
-    return to_plain(arm) | {"prompts": Path(arm.prompts).name, "chosen_beta": chosen}
+    return to_plain(arm) | {
+        "prompts": Path(arm.prompts).name,
+        "betas": list(strengths(steps.config, arm)),
+        "chosen_beta": chosen,
+    }
 
 
 def _cell(steps: Steps, cell: Cell) -> dict[str, Any] | None:
@@ -192,7 +197,7 @@ def _area(
 def _curve(steps: Steps, arm: ArmConfig, model: ModelConfig) -> Curve | None:
     seed = steps.config.seeds[0]
     cells = [Cell(arm, None, seed, 0.0)]
-    cells += [Cell(arm, model, seed, beta) for beta in sorted(steps.config.betas)]
+    cells += [Cell(arm, model, seed, beta) for beta in sorted(strengths(steps.config, arm))]
     found = [steps.measured(cell) for cell in cells]
     if any(f is None or PERPLEXITY not in f["metrics"] for f in found):
         return None

@@ -11,7 +11,13 @@ from rewardjax.config import from_dict
 from rewardjax.data.prompts import read_prompts
 from rewardjax.errors import RewardJaxError
 from rewardjax.experiments.compare import speed
-from rewardjax.experiments.compare.plan import controls_path, planned_cells, speed_path
+from rewardjax.experiments.compare.plan import (
+    controls_path,
+    curve_cells,
+    full_cells,
+    planned_cells,
+    speed_path,
+)
 from rewardjax.experiments.compare.settings import CompareConfig, merge, models
 from rewardjax.experiments.compare.steps import Steps
 from rewardjax.export import architecture
@@ -68,9 +74,10 @@ def run(steps: Steps) -> None:
     every = models(config)
     for model in every:
         steps.train(model, first)
-    for cell in planned_cells(steps):
-        if cell.seed == first and not cell.full:
-            steps.cell(cell)
+    for arm in config.arms:
+        for part in (curve_cells, full_cells):  # the second is at the β that the first gives
+            for cell in part(steps, arm):
+                steps.cell(cell)
     if config.arms:
         _once(steps, speed_path(steps), "speed of decoding", lambda: speed.measure(steps))
     for seed in others:
@@ -88,7 +95,6 @@ def run(steps: Steps) -> None:
     if config.controls:
         out = controls_path(steps)
         steps.work.command(out / "controls.json", ("analyze", "controls"), ["--out", str(out)])
-    # β is known for every arm by now.
     for cell in planned_cells(steps):
         steps.cell(cell)
 

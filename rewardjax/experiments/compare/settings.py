@@ -65,6 +65,8 @@ class ArmConfig:
     """the metric on the curves' axis: SCORER.positive_rate, SCORER.toxic_rate …"""
     higher_is_better: bool = True
     """whether that metric is to rise"""
+    betas: tuple[float, ...] = ()
+    """strengths of its curves; unset: those of the comparison"""
     most_perplexity: float = 1.5
     """β is chosen as the best with at most this multiple of the unguided perplexity"""
     full: bool = True
@@ -158,7 +160,7 @@ class CompareConfig:
     arms: YamlOnly[tuple[ArmConfig, ...]] = ()
     """prompts and directions"""
     betas: tuple[float, ...] = (10.0, 20.0, 40.0, 80.0)
-    """guidance strengths of the curves"""
+    """guidance strengths of the curves, where an arm has none of its own"""
     top_k: int = 20
     """candidates per step"""
     protocol: ProtocolConfig = field(default_factory=ProtocolConfig)
@@ -190,6 +192,11 @@ def models(config: CompareConfig) -> list[ModelConfig]:
 def decoded(config: CompareConfig, arm: ArmConfig) -> list[ModelConfig]:
     """The models that decode an arm, in order."""
     return [m for m in models(config) if m.decode and (not arm.models or m.name in arm.models)]
+
+
+def strengths(config: CompareConfig, arm: ArmConfig) -> tuple[float, ...]:
+    """The β of an arm's curves."""
+    return arm.betas or config.betas
 
 
 def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

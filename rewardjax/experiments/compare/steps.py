@@ -17,6 +17,7 @@ from rewardjax.experiments.compare.settings import (
     ModelConfig,
     merge,
     models,
+    strengths,
 )
 from rewardjax.experiments.compare.workspace import Workspace
 from rewardjax.lm import LM, load_lm
@@ -194,12 +195,13 @@ class Steps:
         """
         seed = self.config.seeds[0]
         plain = self.measured(Cell(arm, None, seed, 0.0))
-        curve = {beta: self.measured(Cell(arm, model, seed, beta)) for beta in self.config.betas}
+        betas = strengths(self.config, arm)
+        curve = {beta: self.measured(Cell(arm, model, seed, beta)) for beta in betas}
         if plain is None or any(numbers is None for numbers in curve.values()):
             return None
         limit = arm.most_perplexity * _value(plain, PERPLEXITY, missing=np.inf)
         sign = 1 if arm.higher_is_better else -1
-        best = min(self.config.betas)
+        best = min(betas)
         score = -np.inf
         for beta, numbers in sorted(curve.items()):
             assert numbers is not None
