@@ -64,6 +64,8 @@ class GuidedConfig(SamplingConfig):
     """strings that end a continuation (left out of its text)"""
     batch_size: int = 32
     """rows decoded at once: memory and speed only"""
+    warmup: bool = False
+    """compile for every length of prompt before the first row; unset: when one comes up"""
     out: str = "-"
     """JSONL file to write; - is standard output"""
     resume: bool = False
@@ -85,7 +87,8 @@ def main(argv: list[str]) -> int:
     from rewardjax.api import iterate_generations, stream_encoded
     from rewardjax.decoding.memory import available_memory, check_memory, decoding_need
     from rewardjax.decoding.sampling import capacity_for
-    from rewardjax.engine import room
+    from rewardjax.decoding.warmup import buckets
+    from rewardjax.engine import make_engine, room
     from rewardjax.export import load_reward_model
     from rewardjax.lm import open_lm
     from rewardjax.text import EncodedPrompt, check_fit, check_sampling, encode_prompt
@@ -102,7 +105,7 @@ def main(argv: list[str]) -> int:
         raise RewardJaxError(f"beta is {max(config.beta)} but no --reward-model is given; name one")
     # What changes no text may differ between an interrupted run and the one that resumes it.
     settings = to_plain(config)
-    for name in ("batch_size", "resume", "overwrite", "out"):
+    for name in ("batch_size", "warmup", "resume", "overwrite", "out"):
         del settings[name]
     # A file that was edited in between is another job, whatever its name.
     settings["prompts_sha256"] = digest(rows)
@@ -146,6 +149,12 @@ def main(argv: list[str]) -> int:
             print(piece, end="", flush=True)
         print()
         return 0
+    if config.warmup:
+        engine = make_engine(lm, reward_models, sampling, outputs=config.output)
+        sizes = {"batch_size": batch_size, "longest": longest, "samples": config.num_samples}
+        with bar("compiling", len(buckets(longest))) as advance:
+            for _ in engine.warm_up(sampling, **sizes):
+                advance(1)
     generations = iterate_generations(
         lm,
         encoded(),

@@ -12,6 +12,7 @@ from rewardjax.decoding.runner import Request, Row, decode_rows
 from rewardjax.decoding.sampling import capacity_for
 from rewardjax.decoding.settings import SamplingConfig, each
 from rewardjax.decoding.slots import StopCheck
+from rewardjax.decoding.warmup import warm_up
 from rewardjax.errors import RewardJaxError
 from rewardjax.export import TrainedRewardModel, context
 from rewardjax.lm import LM, OpenedLM
@@ -48,6 +49,21 @@ class Engine:
             batch_size=batch_size,
             guides=self.guides,
             stop_check=stop_check,
+        )
+
+    def warm_up(
+        self, sampling: SamplingConfig, *, batch_size: int, longest: int, samples: int = 1
+    ) -> Iterator[int]:
+        """`decoding.warmup.warm_up` with this LM and these reward models."""
+        return warm_up(
+            self.program,
+            self.lm_params,
+            self.reward_params,
+            sampling,
+            batch_size,
+            self.guides,
+            longest=longest,
+            samples=samples,
         )
 
 

@@ -92,6 +92,10 @@ def test_flags_do_what_the_arguments_of_generate_do(run, expected, flags, settin
     assert changed != plain
 
 
+def test_a_warm_start_changes_no_text(run, expected):
+    assert parse(run("--warmup")[1]) == expected()
+
+
 def test_without_a_reward_model(tiny_lm, tiny_lm_dir, capsysbinary):
     argv = ["decode", "guided", "--lm", str(tiny_lm_dir), "--prompt", "I", "--max-new-tokens", "4"]
     assert cli(argv) == 0

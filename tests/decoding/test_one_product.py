@@ -1,6 +1,7 @@
 """[h; q] Eᵀ, one product for logits and rewards of the whole vocabulary, against two products."""
 
 from functools import partial
+from itertools import chain
 
 import jax
 import jax.numpy as jnp
@@ -51,7 +52,7 @@ def test_texts_and_rewards_are_those_of_two_products(tiny_lm, saved, monkeypatch
     jax.clear_caches()
     assert not program(tiny_lm, models, 128).program.one_product
     two = rj.generate(tiny_lm, ["the film", "it"], reward_model=models, beta=3.0, **SETTINGS)
-    for a, b in zip(sum(one, []), sum(two, []), strict=True):
+    for a, b in zip(chain(*one), chain(*two), strict=True):
         assert a.token_ids == b.token_ids
         np.testing.assert_allclose(a.rewards, b.rewards, rtol=2e-4, atol=2e-5)
         np.testing.assert_allclose(a.logprobs, b.logprobs, rtol=2e-4, atol=2e-5)
