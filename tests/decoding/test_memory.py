@@ -6,6 +6,7 @@ import pytest
 from rewardjax.decoding.loop import Program, TransformerLM, run
 from rewardjax.decoding.memory import Need, available_memory, check_memory, decoding_need
 from rewardjax.decoding.runner import Request, SamplingConfig, start_batch
+from rewardjax.engine import make_engine
 from rewardjax.errors import RewardJaxError
 from rewardjax.export import load_reward_model
 from rewardjax.lm import LM, init_params
@@ -142,6 +143,24 @@ def test_memory_grows_with_everything_that_takes_it(lm):
     assert decoding_need(
         lm.config, "bfloat16", [], longest=100, max_new_tokens=10, num_candidates=20
     ).weights == params // 2  # fmt: skip
+
+
+def test_rads_cache_holds_a_prefix_once_whatever_k(lm, tmp_path):
+    """Candidates have a slot each behind the one prefix: no k copies of it."""
+    config = RewardModelConfig(parametrization="rad", backbone="own")
+    trained = load_reward_model(save_random(tmp_path / "rm", lm, config))
+
+    def held(top_k):
+        sampling = SamplingConfig(beta=1.0, top_k=top_k, max_new_tokens=100)
+        engine = make_engine(lm, trained, sampling)
+        params = (engine.lm_params, engine.reward_params)
+        request = Request([5] * 500, 0, 0)
+        state = start_batch(engine.program, *params, [request] * 2, sampling, 2)
+        return sum(x.nbytes for x in jax.tree.leaves(state.reward_cache.kv))
+
+    assert held(11) == held(20)  # one capacity
+    slots = 512 + 1 + 100  # the prompt's bucket, BOS, and what is generated
+    assert held(128) / held(20) == pytest.approx((slots + 128) / (slots + 20))
 
 
 def test_available_memory(monkeypatch):
