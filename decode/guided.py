@@ -17,6 +17,7 @@ from rewardjax.config import parse, to_plain
 from rewardjax.data.prompts import PromptFile, PromptRow, digest, open_prompts
 from rewardjax.decoding.settings import SamplingConfig
 from rewardjax.errors import RewardJaxError, short
+from rewardjax.mesh import MeshConfig
 from rewardjax.progress import bar
 
 
@@ -64,6 +65,7 @@ class GuidedConfig(SamplingConfig):
     """strings that end a continuation (left out of its text)"""
     batch_size: int = 32
     """rows decoded at once: memory and speed only"""
+    mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
     warmup: bool = False
     """compile for every length of prompt before the first row; unset: when one comes up"""
     out: str = "-"
@@ -82,6 +84,15 @@ def main(argv: list[str]) -> int:
         prog="rewardjax decode guided",
         description="Steer a frozen LM with a reward model while it decodes; write JSONL rows.",
     )
+    if config.mesh == MeshConfig():
+        return _decode(config)
+    from rewardjax.sharding import use_mesh
+
+    with use_mesh(config.mesh):
+        return _decode(config)
+
+
+def _decode(config: GuidedConfig) -> int:
     rows = _prompts(config)
     # Everything that can be wrong is looked at before weights are read.
     from rewardjax.api import iterate_generations, stream_encoded
@@ -105,7 +116,7 @@ def main(argv: list[str]) -> int:
         raise RewardJaxError(f"beta is {max(config.beta)} but no --reward-model is given; name one")
     # What changes no text may differ between an interrupted run and the one that resumes it.
     settings = to_plain(config)
-    for name in ("batch_size", "warmup", "resume", "overwrite", "out"):
+    for name in ("batch_size", "warmup", "mesh", "resume", "overwrite", "out"):
         del settings[name]
     # A file that was edited in between is another job, whatever its name.
     settings["prompts_sha256"] = digest(rows)

@@ -27,6 +27,10 @@ COMMANDS: dict[tuple[str, ...], tuple[str, str]] = {
         "rewardjax.train.judge:main",
         "fit a judge of sentiment or toxicity on labelled texts",
     ),
+    ("runs",): (
+        "rewardjax.train.runs:main",
+        "list training runs with their state and best metrics",
+    ),
     ("decode", "guided"): (
         "rewardjax.decode.guided:main",
         "generate text with a reward model's guidance",
@@ -54,6 +58,10 @@ COMMANDS: dict[tuple[str, ...], tuple[str, str]] = {
     ("bench", "decode"): (
         "rewardjax.experiments.bench:main",
         "decoding speed beside the machine's limits and PyTorch",
+    ),
+    ("bench", "profile"): (
+        "rewardjax.experiments.bench.profile:main",
+        "where a decoding step's time goes, part by part",
     ),
 }
 """Words of the command → (`module:function` taking argv and returning the exit status, help)."""

@@ -29,6 +29,7 @@ from rewardjax.errors import RewardJaxError, short
 from rewardjax.lm import LM, LMConfig, OpenedLM, first_layers, open_lm, unstack_layers
 from rewardjax.lm.params import cut_config, param_shapes
 from rewardjax.rewards import RewardModel, RewardModelConfig, RewardParams, build
+from rewardjax.sharding import place
 
 PyTree = Any
 FORMAT = 1
@@ -75,7 +76,7 @@ class TrainedRewardModel:
                 )
             frozen = model.freeze(weights)
         model, params = model.merge(RewardParams(self.trainable, frozen))
-        return model, _in_dtype(lm.params["embed_tokens"]["embedding"].dtype, params)
+        return model, place(_in_dtype(lm.params["embed_tokens"]["embedding"].dtype, params))
 
     def shapes(self, lm: LMConfig, dtype: Any) -> tuple[RewardModel, RewardParams]:
         """What `bind` will give on an LM of this config and dtype, as `jax.ShapeDtypeStruct`s.

@@ -106,6 +106,7 @@ def _check_distillation(config: DistillConfig) -> None:
 RESUME_MAY_CHANGE = frozenset(
     {"resume", "run_dir", "lm", "optim.epochs", "optim.steps", "eval.log_every", "checkpoint.every"}
     | {"checkpoint.keep", "checkpoint.export", "data.path", "teacher"}
+    | {"mesh.data", "mesh.fsdp", "mesh.tensor"}
 )
 """Settings that may differ from config.yaml's when a run continues (the LM, the teacher and the
 texts are compared by content)."""

@@ -12,6 +12,7 @@ import numpy as np
 from rewardjax.data.batches import Batch
 from rewardjax.metrics import regression
 from rewardjax.rewards import RewardModel, RewardParams
+from rewardjax.sharding import place_batch
 
 Predictions = list[tuple[int, np.ndarray, np.ndarray]]
 """per text: its row in the data, rewards [T, A] of its tokens (NaN where unscored), labels [A]"""
@@ -35,9 +36,8 @@ def predict(
     """Rewards of every token of every text; with `sigmoid`, rewards are logits."""
     predictions = []
     for batch in batches:
-        rewards = _predict(
-            params, batch.tokens, batch.lengths, hidden_of(batch), model=model, sigmoid=sigmoid
-        )
+        read = place_batch((batch.tokens, batch.lengths, hidden_of(batch)))
+        rewards = _predict(params, *read, model=model, sigmoid=sigmoid)
         values = np.array(rewards)
         values[:, : model.first_scored] = np.nan
         for row, i in enumerate(batch.ids.tolist()):

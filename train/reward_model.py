@@ -9,6 +9,8 @@ from rewardjax import config as settings_file
 from rewardjax.data.settings import fill
 from rewardjax.errors import RewardJaxError
 from rewardjax.lm import LM
+from rewardjax.lock import hold
+from rewardjax.sharding import use_mesh
 
 from . import checks
 from .result import Result, report
@@ -42,9 +44,12 @@ def train(
     if lm is not None:
         config = dataclasses.replace(config, lm=lm.source)
     check_directory(config)
-    run = prepare(config, lm, texts, labels)
-    write_config(run)
-    return Trainer(run).train()
+    with use_mesh(config.mesh):
+        run = prepare(config, lm, texts, labels)
+        with hold(run.directory, "run_dir"):
+            check_directory(config)  # again: another run may have come first
+            write_config(run)
+            return Trainer(run).train()
 
 
 def main(argv: list[str]) -> int:

@@ -18,7 +18,9 @@ from rewardjax.errors import RewardJaxError
 from rewardjax.export import architecture, load_reward_model, start
 from rewardjax.export import context as longest_text
 from rewardjax.lm import LM, OpenedLM, open_lm
+from rewardjax.lock import LOCK
 from rewardjax.rewards import RewardModel, RewardParams, build
+from rewardjax.sharding import batch_parts, place, place_batch
 
 from . import targets
 from .checks import differences, labelled
@@ -60,7 +62,8 @@ class Run:
     def inputs(self, batch: Batch) -> Inputs:
         """What a step takes of a batch."""
         found = self.targets.batch(batch) if self.targets else ()
-        return Inputs(batch.tokens, batch.lengths, batch.labels, self.hidden(batch), *found)
+        hidden = self.hidden(batch)
+        return place_batch(Inputs(batch.tokens, batch.lengths, batch.labels, hidden, *found))
 
     def hidden(self, batch: Batch) -> dict[int, np.ndarray]:
         """The base LM's states that the reward model wants for a batch."""
@@ -93,7 +96,7 @@ def check_directory(config: AnyConfig) -> None:
         raise RewardJaxError(f"run_dir {str(directory)!r}{inside} is a file; expected a folder")
     if not directory.exists():
         return
-    if not any(directory.iterdir()):
+    if not any(path.name != LOCK for path in directory.iterdir()):
         return
     if not config.resume:
         raise RewardJaxError(
@@ -119,7 +122,12 @@ def prepare(config: AnyConfig, lm: LM | None, texts: Any, labels: Any) -> Run:
     Raises:
       RewardJaxError: for everything that is wrong with the input, cheapest checks first.
     """
-    data = config.data
+    data, parts = config.data, batch_parts()
+    if config.optim.batch_size % parts:
+        raise RewardJaxError(
+            f"optim.batch_size is {config.optim.batch_size}; expected a multiple of {parts}, into"
+            " which mesh.data and mesh.fsdp split it"
+        )
     teacher = load_reward_model(config.teacher) if isinstance(config, DistillConfig) else None
     if texts is None:
         found = files.read_examples(data)
@@ -159,7 +167,7 @@ def prepare(config: AnyConfig, lm: LM | None, texts: Any, labels: Any) -> Run:
     else:
         assert not isinstance(config, DistillConfig)
         taught, loss, link = None, LabelLoss(config.objective), LINKS[config.objective.name]
-    params = model.init(jax.random.fold_in(jax.random.key(config.seed), 2**31), weights)
+    params = place(model.init(jax.random.fold_in(jax.random.key(config.seed), 2**31), weights))
     directory = Path(config.run_dir)
     return Run(
         config, directory, lm, model, loss, link, params, backbone_fingerprint, found, tokens,

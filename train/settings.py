@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from rewardjax.data.settings import DataConfig
+from rewardjax.mesh import MeshConfig
 from rewardjax.rewards import RewardModelConfig
 
 
@@ -121,6 +122,7 @@ class RunConfig:
     """Decides the split, the order of the texts, the initial head and the prior's tokens."""
     resume: bool = False
     """Continue the run in run_dir from its newest checkpoint."""
+    mesh: MeshConfig = field(default_factory=MeshConfig)
     reward_model: RewardModelConfig = field(default_factory=RewardModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     features: FeaturesConfig = field(default_factory=FeaturesConfig)

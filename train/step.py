@@ -11,6 +11,7 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from rewardjax.rewards import RewardModel, RewardParams
+from rewardjax.sharding import constrain_params, place
 
 from .losses import Inputs, Loss
 from .settings import OptimConfig
@@ -87,7 +88,7 @@ def new_state(trainable: PyTree, tx: optax.GradientTransformation, seed: int) ->
     """The state before the first step. The arrays are copied, for the step donates them."""
     trainable = jax.tree.map(lambda x: jnp.array(x, copy=True), trainable)
     key = jax.random.key(seed)
-    return TrainState(jnp.int32(0), trainable, tx.init(trainable), key, jnp.bool_(True))
+    return place(TrainState(jnp.int32(0), trainable, tx.init(trainable), key, jnp.bool_(True)))
 
 
 def loss(
@@ -135,6 +136,7 @@ def _train_step(state, frozen, inputs, *, model, objective, optim, steps):
         state.key,
         healthy,
     )
+    new = constrain_params(new)
     rate = schedule(optim, steps)(state.step)
     return new, StepMetrics(mean, prior, norm, jnp.asarray(rate, jnp.float32), healthy)
 

@@ -27,6 +27,7 @@ from rewardjax.errors import RewardJaxError
 from rewardjax.export import TrainedRewardModel
 from rewardjax.lm import LM, LMConfig
 from rewardjax.rewards import RewardModel, RewardParams
+from rewardjax.sharding import place_batch
 
 from . import token_rows
 from .candidates import lm_candidates
@@ -138,9 +139,8 @@ def load_or_compute(
             candidates = (
                 chosen.batch("candidates", batch.ids, batch.tokens.shape[1]) if chosen else None
             )
-            rewards = np.asarray(
-                _score(params, batch.tokens, batch.lengths, hidden, candidates, model=model)
-            )
+            read = place_batch((batch.tokens, batch.lengths, hidden, candidates))
+            rewards = np.asarray(_score(params, *read, model=model))
             yield from texts_of(batch, rewards=rewards)
 
     rewards = token_rows.load_or_compute(

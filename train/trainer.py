@@ -1,11 +1,14 @@
 """One training run from its first step to its saved reward model, whatever it learns from.
 
-A run directory holds config.yaml (all settings), metrics.jsonl, checkpoints/ and, at the end,
-reward_model/. A run that was stopped continues bit for bit as if it had not been.
+A run directory holds config.yaml (all settings), run.json (versions, device, data), metrics.jsonl,
+checkpoints/ and, at the end, reward_model/. A run that was stopped continues bit for bit as if it
+had not been.
 """
 
 from __future__ import annotations
 
+import datetime
+import json
 import time
 from typing import Any
 
@@ -17,7 +20,10 @@ from rewardjax import progress
 from rewardjax.checkpoint import Checkpoints
 from rewardjax.data.batches import Batch, ordered_batches, training_batches
 from rewardjax.errors import RewardJaxError
+from rewardjax.experiments.provenance import commit, machine
+from rewardjax.experiments.versions import versions
 from rewardjax.export import save_reward_model
+from rewardjax.report.write import write_text
 from rewardjax.rewards import RewardParams
 
 from .evaluation import evaluate, predict
@@ -223,7 +229,14 @@ def _size(tree: Any) -> int:
 
 
 def write_config(run: Run) -> None:
-    """All settings as RUN_DIR/config.yaml."""
+    """All settings as RUN_DIR/config.yaml; what each start was made with in RUN_DIR/run.json."""
     run.directory.mkdir(parents=True, exist_ok=True)
-    text = settings_file.to_yaml(run.config)
-    (run.directory / "config.yaml").write_text(text, encoding="utf-8")
+    write_text(run.directory / "config.yaml", settings_file.to_yaml(run.config))
+    path = run.directory / "run.json"
+    starts = json.loads(path.read_text("utf-8"))["starts"] if path.is_file() else []
+    moment = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    starts.append(
+        {"time": moment, "versions": versions(), "machine": machine(), "commit": commit()}
+    )
+    record = {"lm_fingerprint": run.lm.fingerprint, "data_fingerprint": run.identity}
+    write_text(path, json.dumps(record | {"starts": starts}, indent=1) + "\n")

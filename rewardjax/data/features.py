@@ -28,6 +28,7 @@ from rewardjax.cache import cache_dir
 from rewardjax.data.hidden import estimate, hidden_states, machine_flops, passes
 from rewardjax.errors import RewardJaxError
 from rewardjax.lm import LMConfig
+from rewardjax.sharding import place_batch
 
 _VERSION = 2
 _DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
@@ -178,9 +179,8 @@ def _compute(
                         positions[b, start:stop] = np.arange(stop - start)
                         places.append((i, b, start, stop))
                         start = stop
-                states = hidden_states(
-                    lm.config, lm.params, ids, positions, segments, tuple(layers), dtype
-                )
+                read = place_batch((ids, positions, segments))
+                states = hidden_states(lm.config, lm.params, *read, tuple(layers), dtype)
                 _write(files, states, places, offsets)
                 advance(sum(stop - start for _, _, start, stop in places))
         for file in files.values():

@@ -7,6 +7,9 @@ rho is a link of the raw reward R. All of it is per row and per output of the re
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
@@ -32,19 +35,36 @@ def linked(
     logits, of r or of -r. min_max: the candidates' rewards stretched to 0 .. 1; inverted 1 - rho.
     """
     link, invert = link[:, None], invert[:, None]
-    signed = jnp.where(invert, -rewards, rewards)
-    kept = mask[..., None]
-    low = jnp.min(rewards, axis=1, keepdims=True, where=kept, initial=jnp.inf)
-    high = jnp.max(rewards, axis=1, keepdims=True, where=kept, initial=-jnp.inf)
-    stretched = (rewards - low) / jnp.where(high > low, high - low, 1.0)
-    rho = {
-        "clip": jnp.where(invert, 1.0 - clip(rewards), clip(rewards)),
+
+    def clipped(r: Array) -> Array:
+        return jnp.where(invert, 1.0 - clip(r), clip(r))
+
+    def signed(r: Array) -> Array:
+        return jnp.where(invert, -r, r)
+
+    def stretched(r: Array) -> Array:
+        low = jnp.min(r, axis=1, keepdims=True, where=mask[..., None], initial=jnp.inf)
+        high = jnp.max(r, axis=1, keepdims=True, where=mask[..., None], initial=-jnp.inf)
+        share = (r - low) / jnp.where(high > low, high - low, 1.0)
+        return jnp.where(invert, 1.0 - share, share)
+
+    links = {
+        "clip": clipped,
         "raw": signed,
-        "sigmoid": jax.nn.sigmoid(signed),
-        "log_sigmoid": jax.nn.log_sigmoid(signed),
-        "min_max": jnp.where(invert, 1.0 - stretched, stretched),
+        "sigmoid": lambda r: jax.nn.sigmoid(signed(r)),
+        "log_sigmoid": lambda r: jax.nn.log_sigmoid(signed(r)),
+        "min_max": stretched,
     }
-    return jnp.select([link == i for i in range(len(LINK_NAMES))], [rho[n] for n in LINK_NAMES])
+    rho = rewards
+    for i, name in enumerate(LINK_NAMES):  # of a whole vocabulary each costs: only those asked for
+        asked = link == i
+        put = partial(_where, asked, links[name])
+        rho = jax.lax.cond(asked.any(), put, lambda rewards, rho: rho, rewards, rho)
+    return rho
+
+
+def _where(asked: Array, link: Callable[[Array], Array], rewards: Array, rho: Array) -> Array:
+    return jnp.where(asked, link(rewards), rho)
 
 
 def strength(

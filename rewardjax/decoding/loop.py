@@ -203,7 +203,8 @@ def decode_step(
         scores = steer(scores, rewards, candidates.mask, beta, settings)
     logprobs = candidate_logprobs(scores, candidates.mask, settings.temperature)
     step_keys = jax.vmap(jax.random.fold_in)(state.keys, state.row_step)
-    chosen = draw(step_keys, candidates.ids, logprobs, settings.temperature)
+    whole = candidates.ids.shape == logits.shape
+    chosen = draw(step_keys, candidates.ids, logprobs, settings.temperature, in_order=whole)
 
     reward_cache = state.reward_cache
     if program.reward_model is not None and pending is not None:
@@ -211,7 +212,7 @@ def decode_step(
             reward_params, state.reward_cache, pending, chosen
         )
     # log p of the candidates under the LM alone: whole, unsteered, without penalties
-    base = jnp.take_along_axis(logits, candidates.ids, axis=1)
+    base = logits if whole else jnp.take_along_axis(logits, candidates.ids, axis=1)
     base -= jax.nn.logsumexp(logits, axis=-1, keepdims=True)
     divergence = jnp.where(candidates.mask, jnp.exp(logprobs) * (logprobs - base), 0.0)
     pick = lambda values: jnp.take_along_axis(values, chosen[:, None], axis=1)[:, 0]  # noqa: E731

@@ -14,6 +14,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 CAPACITIES = (1, 10, 20, 50, 128)
+BLOCK = 256
+"""Probabilities that are summed together before a draw looks at single ones."""
 """Static numbers of candidates; above them the whole vocabulary. k itself is traced.
 
 RAD pays for the capacity, not for k: the field's usual numbers of candidates have one of their own.
@@ -96,19 +98,46 @@ def draw(
     ids: Int[Array, "B C"],
     logprobs: Float[Array, "B C"],
     temperature: Float[Array, "B"],
+    *,
+    in_order: bool = False,
 ) -> Int[Array, "B"]:
     """Index of one candidate per row, by inverting the distribution at one uniform number.
 
     Candidates are lined up by id, so the draw depends neither on the candidate capacity nor on the
     rest of the batch. Greedy rows take the most probable candidate.
+
+    Args:
+      in_order: the candidates are lined up already (a whole vocabulary).
     """
-    uniform = jax.vmap(jax.random.uniform)(keys)[:, None]
-    order = jnp.argsort(ids, axis=-1)
-    probabilities = jnp.take_along_axis(jnp.exp(logprobs), order, axis=1)
-    cumulative = jnp.cumsum(probabilities, axis=-1)
-    drawn = jnp.sum(cumulative <= uniform * cumulative[:, -1:], axis=-1)
-    # Rounding can carry the sum past the last candidate that may be drawn.
-    last = probabilities.shape[1] - 1 - jnp.argmax(probabilities[:, ::-1] > 0, axis=-1)
-    drawn = jnp.take_along_axis(order, jnp.minimum(drawn, last)[:, None], axis=1)[:, 0]
+    uniform = jax.vmap(jax.random.uniform)(keys)
+    probabilities = jnp.exp(logprobs)
+    if in_order:
+        drawn = invert(probabilities, uniform)
+    else:
+        order = jnp.argsort(ids, axis=-1)
+        place = invert(jnp.take_along_axis(probabilities, order, axis=1), uniform)
+        drawn = jnp.take_along_axis(order, place[:, None], axis=1)[:, 0]
     greedy = jnp.argmax(logprobs, axis=-1)
     return jnp.where(temperature > 0, drawn, greedy).astype(jnp.int32)
+
+
+def invert(probabilities: Float[Array, "B C"], uniform: Float[Array, "B"]) -> Int[Array, "B"]:
+    """Index at which the running sum of a row's probabilities first exceeds a share of the total.
+
+    Many are summed in blocks first: a running sum over a vocabulary costs more than the softmax.
+    """
+    batch, count = probabilities.shape
+    blocks = jnp.pad(probabilities, ((0, 0), (0, -count % BLOCK))).reshape(batch, -1, BLOCK)
+    sums = blocks.sum(axis=-1)
+    ends = jnp.cumsum(sums, axis=-1)
+    target = (uniform * ends[:, -1])[:, None]
+
+    def first_above(running: Array, values: Array) -> Array:
+        # Rounding can carry the count past the last value that may be drawn.
+        last = values.shape[1] - 1 - jnp.argmax(values[:, ::-1] > 0, axis=-1)
+        return jnp.minimum(jnp.sum(running <= target, axis=-1), last)
+
+    block = first_above(ends, sums)
+    before = jnp.take_along_axis(ends - sums, block[:, None], axis=1)
+    inside = jnp.take_along_axis(blocks, block[:, None, None], axis=1)[:, 0]
+    return block * BLOCK + first_above(before + jnp.cumsum(inside, axis=-1), inside)

@@ -20,6 +20,7 @@ from rewardjax.decoding.loop import Program, prefill, run
 from rewardjax.decoding.queue import Numbered, Request
 from rewardjax.decoding.settings import SamplingConfig
 from rewardjax.decoding.state import DecodeState, Settings, gather, insert, row_keys
+from rewardjax.sharding import batch_parts
 
 PyTree = Any
 BLOCK = 16
@@ -58,7 +59,7 @@ class Slots:
         self.params = (lm_params, reward_params)
         outputs = program.reward_model.outputs if program.reward_model else 0
         self.guides = guides or Guides((0,)[:outputs], ("clip",)[:outputs], outputs)
-        self.held: list[Numbered | None] = [None] * size
+        self.held: list[Numbered | None] = [None] * rows_for(size, lm_params)
         self.kept: dict[int, int] = {}
         """slot -> tokens kept, where a stop string was found"""
         self.state: DecodeState | None = None
@@ -110,7 +111,7 @@ class Slots:
     ) -> None:
         requests = [one.request for one in group]
         whole = self.state is None
-        size = len(self.held) if whole else _power(len(requests))
+        size = len(self.held) if whole else _split(_power(len(requests)))
         rows, slots, done = (
             np.zeros(size, np.int32),
             np.full(size, len(self.held)),
@@ -209,7 +210,7 @@ def read_prompts(
 ) -> DecodeState:
     """State of distinct prompts that has drawn nothing; their number is padded to a power of two
     (one compile each), at most `most`."""
-    count = min(most, _power(len(prompts)))
+    count = min(most, _split(_power(len(prompts))))
     tokens = np.full((count, length), program.pad_id, np.int32)
     lengths = np.ones(count, np.int32)
     for place, token_ids in enumerate(prompts):
@@ -252,6 +253,22 @@ def _keys(seeds: Sequence[int], indices: np.ndarray) -> Key[Array, "B"]:
     return row_keys(
         jnp.asarray(seeds, jnp.uint32), jnp.asarray(indices[0]), jnp.asarray(indices[1])
     )
+
+
+def rows_for(size: int, params: PyTree) -> int:
+    """Rows that a batch of `size` is decoded in: every part of the mesh has as many.
+
+    XLA on CPU multiplies one row by a bfloat16 matrix in eight times the time that two rows take.
+    """
+    half = any(x.dtype == jnp.bfloat16 for x in jax.tree.leaves(params))
+    least = 2 if half and jax.default_backend() == "cpu" else 1
+    return _split(max(size, least))
+
+
+def _split(count: int) -> int:
+    """The smallest multiple of the batch's parts on the mesh that is at least `count`."""
+    parts = batch_parts()
+    return -(-count // parts) * parts
 
 
 def _power(count: int) -> int:

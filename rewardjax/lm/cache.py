@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from rewardjax.lm.config import LMConfig
+from rewardjax.sharding import BATCH, constrain
 
 
 @jax.tree_util.register_dataclass
@@ -39,12 +40,15 @@ class KVCache:
         front = (batch, config.num_key_value_heads)
         keys, values = (*front, config.head_dim, capacity), (*front, capacity, config.head_dim)
         depth = config.num_hidden_layers
+
+        def zeros(*shape: int) -> Array:
+            return constrain(jnp.zeros(shape, dtype), *(None,) * (len(shape) - 4), BATCH, "tensor")
+
         if config.scan_layers:
-            return cls(jnp.zeros((depth, *keys), dtype), jnp.zeros((depth, *values), dtype))
+            return cls(zeros(depth, *keys), zeros(depth, *values))
         # Separate zeros for every buffer: donation refuses one buffer that is passed twice.
         return cls(
-            tuple(jnp.zeros(keys, dtype) for _ in range(depth)),
-            tuple(jnp.zeros(values, dtype) for _ in range(depth)),
+            tuple(zeros(*keys) for _ in range(depth)), tuple(zeros(*values) for _ in range(depth))
         )
 
     @property

@@ -20,6 +20,7 @@ from rewardjax.lm.cache import KVCache
 from rewardjax.lm.config import LMConfig
 from rewardjax.lm.layers import Layer, attend_cached, linear, norm
 from rewardjax.lm.rope import cos_sin
+from rewardjax.sharding import BATCH, constrain
 
 Params = dict[str, Any]
 Part = Callable[[LMConfig, nnx.Rngs], nnx.Module]
@@ -110,6 +111,7 @@ def forward(
         x = x * jnp.asarray(config.hidden_size**0.5, x.dtype)
     if config.learned_positions:
         x = x + jnp.take(params["embed_positions"]["embedding"], positions, axis=0, mode="clip")
+    x = constrain(x, BATCH)
     views = (_view(config, positions, mask, False), _view(config, positions, mask, True))
     slots = positions if slots is None else slots
     run = _run_scanned if config.scan_layers else _run_unrolled

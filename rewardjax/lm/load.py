@@ -23,6 +23,7 @@ from rewardjax.lm.model import LM, OpenedLM
 from rewardjax.lm.safetensors_file import SafetensorsFiles
 from rewardjax.lm.tokenizer import tokenizer_from_directory, tokenizer_from_gguf
 from rewardjax.lm.weights import load_gguf_params, load_hf_params
+from rewardjax.sharding import check_heads
 
 Opened = tuple[LMConfig, Any, Callable[[], Params]]  # config, tokenizer, reader of the weights
 DTYPES = ("float32", "bfloat16")
@@ -85,6 +86,8 @@ def open_lm(
     path = resolve(source, revision)
     opened = _from_directory if path.is_dir() else _from_gguf
     config, tokenizer, read = opened(path, kind, scan_layers)
+    names = ("num_attention_heads", "num_key_value_heads")
+    check_heads({name: getattr(config, name) for name in names})
     return OpenedLM(config, tokenizer, str(source), read)
 
 

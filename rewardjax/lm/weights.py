@@ -6,9 +6,9 @@ import re
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
+from rewardjax import sharding
 from rewardjax.errors import RewardJaxError
 from rewardjax.lm.config import LMConfig
 from rewardjax.lm.decoder import Params
@@ -58,10 +58,10 @@ def _load(
             if config.scan_layers and path[0] == "layers":
                 _stack(stacks, config, path, part)
             else:
-                _set(params, path, jnp.asarray(part))
+                _set(params, path, sharding.put(path, part))
     while stacks:  # handed over one by one, so that two copies never exist
         path, stack = stacks.popitem()
-        _set(params, path, jnp.asarray(stack))
+        _set(params, path, sharding.put(path, stack))
     return jax.block_until_ready(params)
 
 

@@ -15,7 +15,7 @@ from transformers import (
 
 from rewardjax.decoding.guides import Guides, row_settings
 from rewardjax.decoding.penalties import penalize
-from rewardjax.decoding.sampling import draw, select_candidates
+from rewardjax.decoding.sampling import draw, invert, select_candidates
 from rewardjax.decoding.settings import SamplingConfig
 from rewardjax.decoding.state import NO_TOKEN
 
@@ -111,3 +111,21 @@ def test_a_draw_does_not_depend_on_the_order_of_candidates():
     second = ids[order][draw(keys, fill(ids[order]), fill(logprobs[order]), ones)]
     np.testing.assert_array_equal(first, second)
     assert len(set(np.asarray(first).tolist())) == 4
+
+
+@pytest.mark.parametrize("count", [1, 5, 255, 256, 257, 5000])
+def test_inverting_in_blocks_is_inverting_the_running_sum(count):
+    rng = np.random.default_rng(count)
+    probabilities = rng.dirichlet(np.full(count, 0.1), 200).astype(np.float32)
+    probabilities[:, rng.random(count) < 0.3] = 0  # candidates that may not be drawn
+    probabilities[:, 0] += 0.01
+    uniform = rng.random(200).astype(np.float32)
+    uniform[:3] = 0.0, 1 - 2**-24, 0.5
+    found = np.asarray(invert(jnp.asarray(probabilities), jnp.asarray(uniform)))
+    running = np.cumsum(probabilities.astype(np.float64), axis=1)
+    target = uniform.astype(np.float64) * running[:, -1]
+    at = np.arange(200)
+    assert (probabilities[at, found] > 0).all()
+    # Its interval holds the target, up to the rounding of float32 sums.
+    assert (running[at, found] >= target - 1e-5).all()
+    assert (running[at, found] - probabilities[at, found] <= target + 1e-5).all()

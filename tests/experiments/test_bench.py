@@ -8,7 +8,7 @@ import pytest
 
 from rewardjax.cli import main
 from rewardjax.errors import RewardJaxError
-from rewardjax.experiments.bench import BenchConfig, check, page, results, sweeps, tables
+from rewardjax.experiments.bench import BenchConfig, check, machine, page, results, sweeps, tables
 from rewardjax.experiments.bench.machine import prepare
 from rewardjax.experiments.bench.targets import (
     CPU_TARGETS,
@@ -87,6 +87,24 @@ def test_notes_are_put_in_without_measuring(outcome):
     assert "The cache is copied &lt;twice&gt;." in (out / "report.html").read_text()
     assert json.loads((out / "results.json").read_text()) == found
     (out / "notes.md").unlink()
+    page.write(found, out)
+
+
+def test_a_profile_is_put_in_too(outcome, tiny_lm_dir, monkeypatch):
+    out, found = outcome
+    monkeypatch.setattr(machine, "prepare", partial(prepare, width=64, megabytes=1))
+    argv = ["bench", "profile", "--out", str(out), "--lm", str(tiny_lm_dir), "--repeats", "2"]
+    assert main([*argv, "--batch-sizes", "1", "2", "--tokens", "9"]) == 0
+    made = json.loads((out / "profile.json").read_text())
+    for row, batch in zip(made["rows"], (1, 2), strict=True):
+        assert row["batch"] == batch
+        assert set(row["floors"]) == {"LM layers", "LM logits", "step"}
+        assert set(row["seconds"]) == {*row["floors"], "products of the layers"}
+        assert all(len(times) == 2 and min(times) > 0 for times in row["seconds"].values())
+    table = to_markdown(tables.of_profile(made)).strip()
+    assert table in (out / "README.md").read_text()
+    assert str(tiny_lm_dir.parent) not in (out / "profile.json").read_text()
+    (out / "profile.json").unlink()
     page.write(found, out)
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 from pathlib import Path
 from typing import Any
 
 from rewardjax.experiments.bench import tables
+from rewardjax.experiments.bench.profile import PROFILE
 from rewardjax.experiments.bench.targets import find, step_seconds
 from rewardjax.report import html
 from rewardjax.report.cost import Line, cost_figure
@@ -30,11 +32,13 @@ def write(results: Results, folder: Path) -> Path:
     """Writes report.html, README.md and cost.svg; returns the page's path."""
     path = folder / NOTES
     notes = path.read_text(encoding="utf-8").strip() if path.is_file() else ""
+    found = folder / PROFILE
+    profile = json.loads(found.read_text(encoding="utf-8")) if found.is_file() else None
     svg = figure(results)
     standalone = svg.replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg"', 1)
     write_text(folder / FIGURE, standalone + "\n")
-    write_text(folder / "README.md", readme(results, notes))
-    return html.write_page(page(results, svg, notes), folder / "report.html")
+    write_text(folder / "README.md", readme(results, notes, profile))
+    return html.write_page(page(results, svg, notes, profile), folder / "report.html")
 
 
 def figure(results: Results) -> str:
@@ -60,7 +64,9 @@ def _milliseconds(rounds: list[list[float]]) -> list[list[float]]:
     return [[1e3 * x for x in each] for each in rounds]
 
 
-def page(results: Results, svg: str, notes: str = "") -> html.Page:
+def page(
+    results: Results, svg: str, notes: str = "", profile: dict[str, Any] | None = None
+) -> html.Page:
     """The self-contained page."""
     sections = [
         ("Targets", to_html(tables.of_targets(results))),
@@ -70,6 +76,8 @@ def page(results: Results, svg: str, notes: str = "") -> html.Page:
         ("The machine", to_html(tables.of_machine(results))),
         ("What a step must do", to_html(tables.of_limits(results))),
     ]
+    if profile:
+        sections.append(("Where a step's time goes", to_html(tables.of_profile(profile))))
     if notes:
         sections.append(("Notes", html.code(notes)))
     made = html.paragraph(_protocol(results)) + html.code(results["command"])
@@ -77,7 +85,7 @@ def page(results: Results, svg: str, notes: str = "") -> html.Page:
     return html.Page(_title(results), LEAD, sections=sections, footer=_footer(results))
 
 
-def readme(results: Results, notes: str = "") -> str:
+def readme(results: Results, notes: str = "", profile: dict[str, Any] | None = None) -> str:
     """The page's tables in Markdown."""
     parts = [f"# {_title(results)}", LEAD, _footer(results)]
     parts += [to_markdown(tables.of_targets(results)), "## Speed"]
@@ -86,6 +94,8 @@ def readme(results: Results, notes: str = "") -> str:
     parts += ["## Counters", to_markdown(tables.of_counters(results))]
     parts += ["## The machine", to_markdown(tables.of_machine(results))]
     parts += ["## What a step must do", to_markdown(tables.of_limits(results))]
+    if profile:
+        parts += ["## Where a step's time goes", to_markdown(tables.of_profile(profile))]
     parts += [notes] if notes else []
     parts += ["## How it was made", f"    {results['command']}", _protocol(results)]
     parts.append("`results.json` holds every round; these pages are made from it.")

@@ -48,6 +48,28 @@ def of_targets(results: Results) -> Table:
     return Table(columns, tuple(rows), "Targets", caption)
 
 
+def of_profile(profile: dict[str, Any]) -> Table:
+    """Parts of an unguided step, each timed by itself."""
+    columns = (
+        Cell("part of a step"),
+        *(Cell(f"batch {row['batch']}", "ms; its floor") for row in profile["rows"]),
+    )
+    names = ("products of the layers", "LM layers", "LM logits", "step")
+    rows = []
+    for name in names:
+        cells = [Cell("whole step" if name == "step" else name)]
+        for row in profile["rows"]:
+            value, least = statistics.median(row["seconds"][name]), row["floors"].get(name)
+            note = f"floor {number(1e3 * least, 2)}" if least else ""
+            cells.append(Cell(number(1e3 * value, 2), note))
+        rows.append(tuple(cells))
+    caption = (
+        f"Unguided, {profile['dtype']}, texts of {profile['tokens']} tokens; medians of interleaved"
+        " rounds. The first row is the layers' matrix products and nothing else."
+    )
+    return Table(columns, tuple(rows), "Where a step's time goes", caption)
+
+
 def of_speed(results: Results) -> list[Table]:
     """A table per batch size: every system's speed, floor, and ratios."""
     tables = []

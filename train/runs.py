@@ -1,0 +1,150 @@
+"""`rewardjax runs`: the training runs below a folder, their state and best metrics."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from rewardjax.config import load_yaml, parse
+from rewardjax.errors import RewardJaxError
+from rewardjax.lock import held
+
+METRICS = ("eval/squared_error", "eval/distillation_error", "eval/objective")
+"""What says which evaluation of a run is best, the first that it has."""
+
+
+@dataclass(frozen=True)
+class RunsConfig:
+    """Which runs are listed."""
+
+    folder: Annotated[str, tyro.conf.Positional] = "runs"
+    """where to look, in it and below"""
+    json: bool = False
+    """print JSON in place of a table"""
+
+
+@dataclass(frozen=True)
+class RunState:
+    """What a run's folder says."""
+
+    run: str
+    """its folder"""
+    state: str
+    """finished, running, or stopped (resumable)"""
+    lm: str
+    parametrization: str
+    backbone: str
+    step: int
+    """the last update that was logged"""
+    metric: str | None
+    """of METRICS; None: nothing was evaluated yet"""
+    best: float | None
+    best_step: int | None
+    seconds: float | None
+    """of training so far"""
+    changed: str
+    """when something was logged last, local time"""
+
+
+def main(argv: list[str]) -> int:
+    """`rewardjax runs [FOLDER]`."""
+    config = parse(
+        RunsConfig,
+        argv,
+        prog="rewardjax runs",
+        description="The training runs below a folder, their state and best metrics.",
+    )
+    folder = Path(config.folder)
+    if not folder.is_dir():
+        raise RewardJaxError(f"{config.folder!r} is no folder; name one that holds runs")
+    found = sorted(find(folder), key=lambda run: run.changed)
+    if config.json:
+        print(json.dumps([dataclasses.asdict(run) for run in found], indent=1))
+        return 0
+    if not found:
+        print(f"no training runs in {config.folder}")
+        return 0
+    from rewardjax.report.table import print_table
+
+    print_table(_table(found))
+    return 0
+
+
+def find(folder: Path) -> Iterator[RunState]:
+    """Every run in a folder and below: a folder with config.yaml and metrics.jsonl."""
+    for path in sorted(folder.rglob("config.yaml")):
+        if (path.parent / "metrics.jsonl").is_file():
+            yield read(path.parent)
+
+
+def read(run: Path) -> RunState:
+    """State of the run in a folder.
+
+    Raises:
+      RewardJaxError: its config.yaml is not readable.
+    """
+    settings = load_yaml(run / "config.yaml")
+    log = run / "metrics.jsonl"
+    rows = [row for line in log.read_text("utf-8").splitlines() if (row := _row(line))]
+    metric = next((name for name in METRICS if any(_number(row, name) for row in rows)), None)
+    scored = [(row[metric], row["step"]) for row in rows if metric and _number(row, metric)]
+    best, best_step = min(scored, default=(None, None))
+    if held(run):
+        state = "running"
+    else:
+        state = "finished" if (run / "reward_model" / "config.json").is_file() else "stopped"
+    model = settings.get("reward_model") or {}
+    times = [row["train/seconds"] for row in rows if _number(row, "train/seconds")]
+    moment = datetime.datetime.fromtimestamp(log.stat().st_mtime)
+    return RunState(
+        run=str(run),
+        state=state,
+        lm=str(settings.get("lm", "")),
+        parametrization=str(model.get("parametrization", "arm")),
+        backbone=str(model.get("backbone", "base")),
+        step=max((row["step"] for row in rows), default=0),
+        metric=metric,
+        best=best,
+        best_step=best_step,
+        seconds=times[-1] if times else None,
+        changed=moment.isoformat(" ", "seconds"),
+    )
+
+
+def _row(line: str) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError:  # the last row of a killed run may be cut short
+        return None
+    return row if isinstance(row, dict) and isinstance(row.get("step"), int) else None
+
+
+def _number(row: dict[str, Any], name: str) -> bool:
+    return isinstance(row.get(name), int | float)
+
+
+def _table(found: list[RunState]) -> Any:
+    from rewardjax.report.table import Cell, Table, number
+
+    columns = ("run", "state", "reward model", "step", "best", "at step", "minutes", "changed")
+    rows = [
+        (
+            Cell(run.run, run.lm),
+            Cell(run.state),
+            Cell(run.parametrization, run.backbone),
+            Cell(str(run.step)),
+            Cell(number(run.best, 4), run.metric or ""),
+            Cell("–" if run.best_step is None else str(run.best_step)),
+            Cell(number(None if run.seconds is None else run.seconds / 60, 1)),
+            Cell(run.changed),
+        )
+        for run in found
+    ]
+    return Table(tuple(map(Cell, columns)), tuple(rows))
