@@ -67,7 +67,10 @@ def test_run_directory(tiny_lm, settings, reviews):
     config = settings()
     result = train(config, lm=tiny_lm, texts=reviews[0], labels=reviews[1])
     names = {path.name for path in result.run_dir.iterdir()} - {"tensorboard"}
-    assert names == {"config.yaml", "metrics.jsonl", "checkpoints", "reward_model"}
+    expected = {"config.yaml", "run.json", "metrics.jsonl", "checkpoints", "reward_model", ".lock"}
+    assert names == expected
+    (made,) = json.loads((result.run_dir / "run.json").read_text())["starts"]
+    assert made["versions"]["jax"] == jax.__version__
     saved = settings_file.load_yaml(result.run_dir / "config.yaml")
     again = settings_file.from_dict(type(config), saved)
     assert again == dataclasses.replace(config, lm=tiny_lm.source, data=fill(config.data))
