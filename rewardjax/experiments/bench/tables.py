@@ -45,7 +45,7 @@ def of_targets(results: Results) -> Table:
         rows.append(tuple(cells))
     columns = (Cell("target"), *(Cell(f"batch {batch}") for batch in batches))
     caption = "Medians over rounds of the ratio within a round."
-    return Table(columns, tuple(rows), "Targets", caption)
+    return Table(columns, tuple(rows), caption=caption)
 
 
 def of_profile(profile: dict[str, Any]) -> Table:
@@ -67,7 +67,7 @@ def of_profile(profile: dict[str, Any]) -> Table:
         f"Unguided, {profile['dtype']}, texts of {profile['tokens']} tokens; medians of interleaved"
         " rounds. The first row is the layers' matrix products and nothing else."
     )
-    return Table(columns, tuple(rows), "Where a step's time goes", caption)
+    return Table(columns, tuple(rows), caption=caption)
 
 
 def of_speed(results: Results) -> list[Table]:
@@ -77,14 +77,13 @@ def of_speed(results: Results) -> list[Table]:
         rows = [row for row in results["rows"] if row["batch"] == batch]
         columns = (
             Cell("system", f"batch {batch}"),
-            Cell("tokens/s", "prompts read included"),
+            Cell("tokens/s", "with prompts"),
             Cell("ms per step", "median, range"),
-            Cell("floor, ms", "parts summed"),
-            Cell("share of the floor"),
-            Cell("share of bandwidth"),
-            Cell("tokens/s", "× ours unguided"),
-            Cell("tokens/s", "× its PyTorch peer"),
-            Cell("first call", "s more than later"),
+            Cell("floor", "ms"),
+            Cell("share of the floor", "of bandwidth"),
+            Cell("tokens/s", "× unguided"),
+            Cell("tokens/s", "× PyTorch"),
+            Cell("first call", "s more"),
         )
         tables.append(Table(columns, tuple(_speed(results, row) for row in rows)))
     return tables
@@ -103,8 +102,7 @@ def _speed(results: Results, row: dict[str, Any]) -> tuple[Cell, ...]:
         Cell(number(statistics.median(rates), 1), _range(rates, 1)),
         Cell(number(statistics.median(steps), 2), _range(steps, 2)),
         _floor(results, row),
-        Cell(number(numbers.share(row), 2)),
-        Cell(number(numbers.bandwidth_share(results, row), 2)),
+        Cell(number(numbers.share(row), 2), number(numbers.bandwidth_share(results, row), 2)),
         Cell(number(ratios[0], 2)),
         Cell(number(ratios[1], 2)) if len(ratios) > 1 else _NONE,
         Cell(number(first, 1)),
