@@ -84,7 +84,7 @@ def main(argv: list[str]) -> int:
         prog="rewardjax decode guided",
         description="Steer a frozen LM with a reward model while it decodes; write JSONL rows.",
     )
-    if config.mesh == MeshConfig():
+    if config.mesh == MeshConfig():  # prompts are then looked at before JAX is imported
         return _decode(config)
     from rewardjax.sharding import use_mesh
 
@@ -161,10 +161,12 @@ def _decode(config: GuidedConfig) -> int:
         print()
         return 0
     if config.warmup:
-        engine = make_engine(lm, reward_models, sampling, outputs=config.output)
-        sizes = {"batch_size": batch_size, "longest": longest, "samples": config.num_samples}
+        # Not kept: the job makes an engine of its own, and two would hold the models twice.
+        compiled = make_engine(lm, reward_models, sampling, outputs=config.output).warm_up(
+            sampling, batch_size=batch_size, longest=longest, samples=config.num_samples
+        )
         with bar("compiling", len(buckets(longest))) as advance:
-            for _ in engine.warm_up(sampling, **sizes):
+            for _ in compiled:
                 advance(1)
     generations = iterate_generations(
         lm,

@@ -35,6 +35,14 @@ HEADS = {
     "rad lora": RewardModelConfig("rad", "own", num_layers=2, lora_rank=2),
     "factors": RewardModelConfig("arm_factors", rank=3),
 }
+SPREAD = [
+    ("arm", "all"),
+    ("arm own", "fsdp"),
+    ("rad", "all"),
+    ("rad lora", "data"),
+    ("factors", "tensor"),
+]
+"""Every head, every mesh."""
 PROMPTS = ["the film was", "it is", "a good", "not a bad film"]
 
 
@@ -153,16 +161,7 @@ def texts(folder, source, **settings):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("head", "mesh"),
-    [
-        ("arm", "all"),
-        ("arm own", "fsdp"),
-        ("rad", "all"),
-        ("rad lora", "data"),
-        ("factors", "tensor"),
-    ],
-)
+@pytest.mark.parametrize(("head", "mesh"), SPREAD)
 def test_the_same_texts(saved, tiny_lm_dir, head, mesh):
     """Also of a batch that the devices do not divide, which refills its slots."""
     alone = texts(saved[head], tiny_lm_dir, batch_size=5)
@@ -174,16 +173,7 @@ def test_the_same_texts(saved, tiny_lm_dir, head, mesh):
             np.testing.assert_allclose(a.rewards, b.rewards, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("head", "mesh"),
-    [
-        ("arm", "all"),
-        ("arm own", "fsdp"),
-        ("rad", "all"),
-        ("rad lora", "data"),
-        ("factors", "tensor"),
-    ],
-)
+@pytest.mark.parametrize(("head", "mesh"), SPREAD)
 def test_five_steps_are_the_same(tiny_lm_dir, tmp_path, monkeypatch, head, mesh):
     monkeypatch.setenv("REWARDJAX_CACHE", str(tmp_path / "cache"))
     rng = np.random.default_rng(0)

@@ -24,10 +24,10 @@ from rewardjax.data.batches import Batch
 from rewardjax.data.settings import DataConfig
 from rewardjax.data.texts import read_texts
 from rewardjax.errors import RewardJaxError
-from rewardjax.experiments.versions import versions
 from rewardjax.export import TrainedRewardModel, architecture, load_reward_model
 from rewardjax.export import context as longest_text
 from rewardjax.lm import LM, open_lm
+from rewardjax.provenance import versions
 from rewardjax.report.table import Cell, Table, number, print_table
 from rewardjax.report.write import write_text
 

@@ -16,14 +16,12 @@ from rewardjax import config as settings_file
 from rewardjax.data.settings import DataConfig, fill
 from rewardjax.errors import RewardJaxError
 from rewardjax.lm import LM
-from rewardjax.lock import hold
-from rewardjax.sharding import use_mesh
 
 from . import checks
 from .result import Result, report
-from .run import check_directory, prepare
+from .run import check_directory
 from .settings import DistillConfig
-from .trainer import Trainer, write_config
+from .trainer import execute
 
 __all__ = ["Result", "distill", "main"]
 
@@ -58,12 +56,7 @@ def distill(
     check_directory(config)
     if texts is not None and labels is None:
         labels = np.zeros((len(texts), len(config.data.labels)))
-    with use_mesh(config.mesh):
-        run = prepare(config, lm, texts, labels)
-        with hold(run.directory, "run_dir"):
-            check_directory(config)  # again: another run may have come first
-            write_config(run)
-            return Trainer(run).train()
+    return execute(config, lm, texts, labels)
 
 
 def _without_labels(data: DataConfig) -> DataConfig:

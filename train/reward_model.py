@@ -9,14 +9,12 @@ from rewardjax import config as settings_file
 from rewardjax.data.settings import fill
 from rewardjax.errors import RewardJaxError
 from rewardjax.lm import LM
-from rewardjax.lock import hold
-from rewardjax.sharding import use_mesh
 
 from . import checks
 from .result import Result, report
-from .run import check_directory, prepare
+from .run import check_directory
 from .settings import TrainConfig
-from .trainer import Trainer, write_config
+from .trainer import execute
 
 __all__ = ["Result", "main", "train"]
 
@@ -44,12 +42,7 @@ def train(
     if lm is not None:
         config = dataclasses.replace(config, lm=lm.source)
     check_directory(config)
-    with use_mesh(config.mesh):
-        run = prepare(config, lm, texts, labels)
-        with hold(run.directory, "run_dir"):
-            check_directory(config)  # again: another run may have come first
-            write_config(run)
-            return Trainer(run).train()
+    return execute(config, lm, texts, labels)
 
 
 def main(argv: list[str]) -> int:

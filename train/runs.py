@@ -16,8 +16,7 @@ from rewardjax.config import load_yaml, parse
 from rewardjax.errors import RewardJaxError
 from rewardjax.lock import held
 
-METRICS = ("eval/squared_error", "eval/distillation_error", "eval/objective")
-"""What says which evaluation of a run is best, the first that it has."""
+from .settings import error_metric
 
 
 @dataclass(frozen=True)
@@ -43,9 +42,10 @@ class RunState:
     backbone: str
     step: int
     """the last update that was logged"""
-    metric: str | None
-    """of METRICS; None: nothing was evaluated yet"""
+    metric: str
+    """what says which evaluation is best"""
     best: float | None
+    """None: nothing was evaluated yet"""
     best_step: int | None
     seconds: float | None
     """of training so far"""
@@ -93,8 +93,9 @@ def read(run: Path) -> RunState:
     settings = load_yaml(run / "config.yaml")
     log = run / "metrics.jsonl"
     rows = [row for line in log.read_text("utf-8").splitlines() if (row := _row(line))]
-    metric = next((name for name in METRICS if any(_number(row, name) for row in rows)), None)
-    scored = [(row[metric], row["step"]) for row in rows if metric and _number(row, metric)]
+    objective = settings.get("objective") or {}
+    metric = error_metric(objective.get("targets") if settings.get("teacher") else None)
+    scored = [(row[metric], row["step"]) for row in rows if _number(row, metric)]
     best, best_step = min(scored, default=(None, None))
     if held(run):
         state = "running"
@@ -140,7 +141,7 @@ def _table(found: list[RunState]) -> Any:
             Cell(run.state),
             Cell(run.parametrization, run.backbone),
             Cell(str(run.step)),
-            Cell(number(run.best, 4), run.metric or ""),
+            Cell(number(run.best, 4), run.metric),
             Cell("–" if run.best_step is None else str(run.best_step)),
             Cell(number(None if run.seconds is None else run.seconds / 60, 1)),
             Cell(run.changed),

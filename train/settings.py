@@ -154,3 +154,14 @@ class DistillConfig(RunConfig):
 
 
 AnyConfig = TrainConfig | DistillConfig
+
+
+def error_metric(targets: str | None) -> str:
+    """The metric that says which evaluation of a run is best.
+
+    Args:
+      targets: `objective.targets` of a distillation; None where texts are labelled.
+    """
+    if targets is None:
+        return "eval/squared_error"
+    return "eval/objective" if targets == "delta" else "eval/distillation_error"

@@ -20,17 +20,20 @@ from rewardjax import progress
 from rewardjax.checkpoint import Checkpoints
 from rewardjax.data.batches import Batch, ordered_batches, training_batches
 from rewardjax.errors import RewardJaxError
-from rewardjax.experiments.provenance import commit, machine
-from rewardjax.experiments.versions import versions
 from rewardjax.export import save_reward_model
+from rewardjax.lm import LM
+from rewardjax.lock import hold
+from rewardjax.provenance import commit, machine, versions
 from rewardjax.report.write import write_text
 from rewardjax.rewards import RewardParams
+from rewardjax.sharding import use_mesh
 
 from .evaluation import evaluate, predict
 from .logs import MetricsLog, plain
 from .losses import TeacherLoss
 from .result import Result
-from .run import Run
+from .run import Run, check_directory, prepare
+from .settings import AnyConfig, error_metric
 from .signals import stop_request
 from .step import StepMetrics, new_state, optimizer, train_step
 from .teacher_evaluation import compare
@@ -99,9 +102,7 @@ class Trainer:
     def _error_name(self) -> str:
         """The metric that says which checkpoint is best."""
         loss = self.run.loss
-        if not isinstance(loss, TeacherLoss):
-            return "eval/squared_error"
-        return "eval/objective" if loss.config.targets == "delta" else "eval/distillation_error"
+        return error_metric(loss.config.targets if isinstance(loss, TeacherLoss) else None)
 
     def _restore(self, checkpoints: Checkpoints) -> int:
         step, self.state, note = checkpoints.restore(self.state)
@@ -226,6 +227,16 @@ class Trainer:
 
 def _size(tree: Any) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+def execute(config: AnyConfig, lm: LM | None, texts: Any, labels: Any) -> Result:
+    """Prepare a run of checked settings, and train it alone in its folder, on its mesh."""
+    with use_mesh(config.mesh):
+        run = prepare(config, lm, texts, labels)
+        with hold(run.directory, "run_dir"):
+            check_directory(config)  # again: another run may have come first
+            write_config(run)
+            return Trainer(run).train()
 
 
 def write_config(run: Run) -> None:

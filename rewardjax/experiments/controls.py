@@ -23,8 +23,8 @@ from rewardjax.experiments.control_fits import (
     power_mse,
     zero_mse,
 )
-from rewardjax.experiments.versions import versions
 from rewardjax.progress import bar
+from rewardjax.provenance import versions
 from rewardjax.report.table import print_table
 from rewardjax.report.write import write_text
 

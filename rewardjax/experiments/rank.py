@@ -18,7 +18,6 @@ from rewardjax.data.texts import read_texts
 from rewardjax.errors import RewardJaxError
 from rewardjax.experiments.rank_cost import describe_cost
 from rewardjax.experiments.rank_sets import RankConfig, cut_sets, named_files
-from rewardjax.experiments.versions import versions
 from rewardjax.export import (
     TrainedRewardModel,
     architecture,
@@ -34,6 +33,7 @@ from rewardjax.metrics.rank_analysis import (
 )
 from rewardjax.metrics.rank_result import RankResult
 from rewardjax.progress import bar, note
+from rewardjax.provenance import versions
 from rewardjax.report.rank import rank_table
 from rewardjax.report.table import print_table
 from rewardjax.report.write import write_text

@@ -11,6 +11,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePath
 from typing import Any, Literal
 
@@ -103,8 +104,6 @@ def collect(config: ProfileConfig) -> dict[str, Any]:
 
 def programs(lm: Any, batch: int, length: int, k: int) -> dict[str, Callable[[], Any]]:
     """The step and its parts, each ready to run once."""
-    import functools
-
     import jax
     import jax.numpy as jnp
 
@@ -133,7 +132,7 @@ def programs(lm: Any, batch: int, length: int, k: int) -> dict[str, Callable[[],
             x = x + up @ mlp["down_proj"]["kernel"]
         return x, kept
 
-    @functools.partial(jax.jit, donate_argnums=1)
+    @partial(jax.jit, donate_argnums=1)
     def layers(params: Any, cache: Any) -> Any:
         tokens = jnp.ones((batch, 1), jnp.int32)
         return forward(config, params, tokens, position, mask, cache=cache, capture=(top,))

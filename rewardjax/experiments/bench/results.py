@@ -19,10 +19,9 @@ from rewardjax.experiments.bench.machine import prepare, summary
 from rewardjax.experiments.bench.models import Models, load_models, make_reward_model
 from rewardjax.experiments.bench.sweeps import sweeps
 from rewardjax.experiments.bench.timing import Timed, interleaved
-from rewardjax.experiments.provenance import commit, machine, without_paths
-from rewardjax.experiments.versions import versions
 from rewardjax.lm import LMConfig
 from rewardjax.progress import bar, note
+from rewardjax.provenance import commit, machine, versions, without_paths
 
 PARITY_STEPS = 4
 PARITY_LAYERS = 2

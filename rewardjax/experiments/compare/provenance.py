@@ -6,7 +6,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from rewardjax.experiments.compare.settings import CompareConfig
-from rewardjax.experiments.provenance import without_paths
+from rewardjax.provenance import without_paths
 
 
 def public(config: CompareConfig, value: Any) -> Any:

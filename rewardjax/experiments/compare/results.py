@@ -21,9 +21,8 @@ from rewardjax.experiments.compare.settings import (
     strengths,
 )
 from rewardjax.experiments.compare.steps import PERPLEXITY, Cell, Steps
-from rewardjax.experiments.provenance import commit, machine
-from rewardjax.experiments.versions import versions
 from rewardjax.metrics.tradeoff import Curve, area_between
+from rewardjax.provenance import commit, machine, versions
 
 SHOWN_PROMPTS = 3
 _MEASURE = ("name", "scorer", "version", "note")

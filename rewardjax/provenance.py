@@ -1,4 +1,4 @@
-"""Where and with what a result was made, without saying on whose disk."""
+"""Where and with what a result or a run was made, without saying on whose disk."""
 
 from __future__ import annotations
 
@@ -7,11 +7,18 @@ import platform
 import re
 import subprocess
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+PACKAGES = ("rewardjax", "jax", "flax", "optax", "transformers", "numpy", "scipy")
 _BEFORE = r"(?<![^\s'\"=,(])"
 """A path begins after a space, a quote, = or {, and ends where no further name goes on."""
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that numbers depend on."""
+    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
 
 
 def machine() -> dict[str, Any]:
