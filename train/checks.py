@@ -22,6 +22,7 @@ _LEAST = {
     "optim.learning_rate": 0,
     "optim.weight_decay": 0,
     "optim.clip": 0,
+    "optim.max_non_finite": 0,
     "eval.every": 1,
     "eval.log_every": 1,
     "checkpoint.every": 1,
@@ -106,6 +107,7 @@ def _check_distillation(config: DistillConfig) -> None:
 RESUME_MAY_CHANGE = frozenset(
     {"resume", "run_dir", "lm", "optim.epochs", "optim.steps", "eval.log_every", "checkpoint.every"}
     | {"checkpoint.keep", "checkpoint.export", "data.path", "teacher"}
+    | {"compute.accumulate", "compute.remat", "optim.non_finite", "optim.max_non_finite"}
     | {"mesh.data", "mesh.fsdp", "mesh.tensor"}
 )
 """Settings that may differ from config.yaml's when a run continues (the LM, the teacher and the

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 
 from rewardjax.objectives import (
     cumulative_bce,
@@ -27,6 +27,7 @@ from .settings import DistillObjectiveConfig, ObjectiveConfig
 LOSSES = {"mse": cumulative_mse, "bce": cumulative_bce}
 Terms = tuple[Float[Array, ""], Float[Array, ""]]
 """the objective without the prior, and the prior regulariser (unweighted; 0 when it is off)"""
+Sizes = tuple[Int[Array, ""], Int[Array, ""]]
 
 
 class Inputs(NamedTuple):
@@ -54,8 +55,12 @@ class Loss(Protocol):
     def prior_weight(self) -> float: ...
 
     def __call__(
-        self, model: RewardModel, params: RewardParams, inputs: Inputs, key: Key[Array, ""]
+        self, model: RewardModel, params: RewardParams, inputs: Inputs, keys: Key[Array, "B"]
     ) -> Terms: ...
+
+    def sizes(self, model: RewardModel, lengths: Int[Array, "B"]) -> Sizes:
+        """How many texts or positions each term is a mean of."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -69,7 +74,7 @@ class LabelLoss:
         return self.config.prior_weight
 
     def __call__(
-        self, model: RewardModel, params: RewardParams, inputs: Inputs, key: Key[Array, ""]
+        self, model: RewardModel, params: RewardParams, inputs: Inputs, keys: Key[Array, "B"]
     ) -> Terms:
         tokens, lengths, labels, hidden = inputs[:4]
         first = model.first_scored
@@ -79,12 +84,15 @@ class LabelLoss:
             def score(random_tokens):
                 return model.token_rewards_and_prior(params, tokens, lengths, hidden, random_tokens)
 
-            rewards, prior = _with_prior(score, self.config, model, inputs, key)
+            rewards, prior = _with_prior(score, self.config, model, inputs, keys)
         else:
             rewards = model.token_rewards(params, tokens, lengths, hidden)
         values = LOSSES[self.config.name](rewards, labels, lengths, first)
         texts = jnp.where(lengths > 0, values, 0.0)
         return texts.sum() / jnp.maximum(jnp.sum(lengths > 0), 1), prior
+
+    def sizes(self, model: RewardModel, lengths: Int[Array, "B"]) -> Sizes:
+        return jnp.sum(lengths > 0), _scored(lengths, model.first_scored)
 
 
 @dataclass(frozen=True)
@@ -100,7 +108,7 @@ class TeacherLoss:
         return self.config.prior_weight
 
     def __call__(
-        self, model: RewardModel, params: RewardParams, inputs: Inputs, key: Key[Array, ""]
+        self, model: RewardModel, params: RewardParams, inputs: Inputs, keys: Key[Array, "B"]
     ) -> Terms:
         prior = jnp.float32(0.0)
         if self.config.prior_weight > 0:
@@ -108,13 +116,16 @@ class TeacherLoss:
             def score(random_tokens):
                 return student_rewards(self.config, model, params, inputs, random_tokens)
 
-            rewards, prior = _with_prior(score, self.config, model, inputs, key)
+            rewards, prior = _with_prior(score, self.config, model, inputs, keys)
         else:
             rewards = student_rewards(self.config, model, params, inputs)
         args = (rewards, inputs.targets, inputs.lengths, self.first_scored)
         if self.config.targets == "delta":
             return delta_distillation(*args, self.config.level_weight), prior
         return distillation(*args), prior
+
+    def sizes(self, model: RewardModel, lengths: Int[Array, "B"]) -> Sizes:
+        return _scored(lengths, self.first_scored), _scored(lengths, model.first_scored)
 
 
 def student_rewards(
@@ -144,22 +155,34 @@ def student_rewards(
     )
 
 
+def _scored(lengths: Int[Array, "B"], first: int) -> Int[Array, ""]:
+    """Number of positions that a model with this first one scores."""
+    return jnp.maximum(lengths - first, 0).sum()
+
+
 def _with_prior(
     score: Any,
     config: ObjectiveConfig | DistillObjectiveConfig,
     model: RewardModel,
     inputs: Inputs,
-    key: Key[Array, ""],
+    keys: Key[Array, "B"],
 ) -> tuple[Array, Float[Array, ""]]:
-    """Rewards, and the prior penalty: a mean over `num_random_tokens` tokens per position."""
+    """Rewards, and the prior penalty: a mean over `num_random_tokens` tokens per position.
+
+    Each row draws by a key of its own: what it draws is the same in a part of the batch.
+    """
     shape = model.transformer or model.lm
     size = min(shape.vocab_size, model.lm.vocab_size)
     tokens, lengths, first = inputs.tokens, inputs.lengths, model.first_scored
     count = config.num_random_tokens
+
+    def draw(key: Key[Array, ""]) -> Int[Array, "N T"]:
+        return jax.random.randint(key, (count, tokens.shape[1]), 0, size, tokens.dtype)
+
+    drawn = jax.vmap(draw, out_axes=1)(keys)
     if count == 1:
-        rewards, deltas = score(jax.random.randint(key, tokens.shape, 0, size, tokens.dtype))
+        rewards, deltas = score(drawn[0])
         return rewards, prior_penalty(deltas, lengths, first)
-    drawn = jax.random.randint(key, (count, *tokens.shape), 0, size, tokens.dtype)
     # Only what depends on the random tokens is computed for each of them: prefixes are read once.
     rewards, deltas = jax.vmap(score, out_axes=(None, 0))(drawn)
     penalties = jax.vmap(prior_penalty, in_axes=(0, None, None))(deltas, lengths, first)

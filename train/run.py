@@ -20,9 +20,9 @@ from rewardjax.export import context as longest_text
 from rewardjax.lm import LM, OpenedLM, open_lm
 from rewardjax.lock import LOCK
 from rewardjax.rewards import RewardModel, RewardParams, build
-from rewardjax.sharding import batch_parts, place, place_batch
+from rewardjax.sharding import place, place_batch
 
-from . import targets
+from . import compute, targets
 from .checks import differences, labelled
 from .losses import Inputs, LabelLoss, Loss, TeacherLoss
 from .settings import AnyConfig, DistillConfig
@@ -122,12 +122,8 @@ def prepare(config: AnyConfig, lm: LM | None, texts: Any, labels: Any) -> Run:
     Raises:
       RewardJaxError: for everything that is wrong with the input, cheapest checks first.
     """
-    data, parts = config.data, batch_parts()
-    if config.optim.batch_size % parts:
-        raise RewardJaxError(
-            f"optim.batch_size is {config.optim.batch_size}; expected a multiple of {parts}, into"
-            " which mesh.data and mesh.fsdp split it"
-        )
+    compute.check(config)
+    data = config.data
     teacher = load_reward_model(config.teacher) if isinstance(config, DistillConfig) else None
     if texts is None:
         found = files.read_examples(data)

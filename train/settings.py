@@ -84,6 +84,27 @@ class OptimConfig:
     """Added to the denominator."""
     clip: float = 2.0
     """Largest global norm of the gradients; 0 does not clip."""
+    non_finite: Literal["stop", "skip", "warn"] = "stop"
+    """When a loss or gradient is not finite. stop: end the run, without the update. skip: leave the
+    update out and go on. warn: make it all the same."""
+    max_non_finite: int = 10
+    """skip, warn: end the run after this many such steps."""
+
+
+@dataclass(frozen=True)
+class ComputeConfig:
+    """How a step is computed: what it costs, and of its result nothing but the rounding."""
+
+    accumulate: int = 1
+    """Parts of a batch that are computed one after the other before the one update they share."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type that a backbone of its own computes in; what trains, and the head, stay float32."""
+    remat: Literal["none", "dots", "layers"] = "none"
+    """What a gradient computes again in place of keeping it. dots: all but products with weights.
+    layers: all but each layer's input."""
+    packing: bool = False
+    """A backbone of its own reads texts packed behind each other in rows as long as the longest.
+    Batches are then drawn from all texts; otherwise from texts of about one length."""
 
 
 @dataclass(frozen=True)
@@ -127,6 +148,7 @@ class RunConfig:
     data: DataConfig = field(default_factory=DataConfig)
     features: FeaturesConfig = field(default_factory=FeaturesConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
+    compute: ComputeConfig = field(default_factory=ComputeConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
 

@@ -28,9 +28,10 @@ class TrainState(NamedTuple):
     """the reward model's trainable tree, float32"""
     opt_state: PyTree
     key: Key[Array, ""]
-    """base key; what a step draws comes from fold_in(key, step)"""
+    """base key; what a step draws for its rows comes from split(fold_in(key, step), B)"""
     healthy: Bool[Array, ""]
-    """False once a loss or gradient was not finite: no update is applied from there on"""
+    """False once a loss or gradient was not finite and the policy is to stop: no update is applied
+    from there on"""
 
 
 class StepMetrics(NamedTuple):
@@ -43,7 +44,8 @@ class StepMetrics(NamedTuple):
     l2_grads: Float[Array, ""]
     """global norm of the gradients, before clipping"""
     learning_rate: Float[Array, ""]
-    healthy: Bool[Array, ""]
+    finite: Bool[Array, ""]
+    """whether loss and gradients are"""
 
 
 def decays(trainable: PyTree) -> PyTree:
@@ -96,41 +98,76 @@ def loss(
     objective: Loss,
     params: RewardParams,
     inputs: Inputs,
-    key: Key[Array, ""],
+    keys: Key[Array, "B"],
+    batch_lengths: Int[Array, "N"] | None = None,
 ) -> tuple[Float[Array, ""], tuple[Float[Array, ""], Float[Array, ""]]]:
     """The batch's objective, and its two terms.
 
     A term is a mean over the batch's texts or positions. The objective weighs it by the share of
-    the batch's B rows that are texts: a text counts the same in a full batch and in a leftover one
+    the batch's rows that are texts: a text counts the same in a full batch and in a leftover one
     that is padded with rows of length 0.
+
+    Args:
+      keys: one for each row.
+      batch_lengths: of the whole batch, where `inputs` are a part of it. What is given back is then the
+        part's share: over all parts it adds up to what the whole batch gives.
     """
-    mean, prior = objective(model, params, inputs, key)
-    share = jnp.sum(inputs.lengths > 0) / inputs.lengths.shape[0]
-    return share * (mean + objective.prior_weight * prior), (mean, prior)
+    lengths = inputs.lengths if batch_lengths is None else batch_lengths
+    parts, wholes = objective.sizes(model, inputs.lengths), objective.sizes(model, lengths)
+    terms = objective(model, params, inputs, keys)
+    mean, prior = (
+        term * part / jnp.maximum(whole, 1)
+        for term, part, whole in zip(terms, parts, wholes, strict=True)
+    )
+    return jnp.mean(lengths > 0) * (mean + objective.prior_weight * prior), (mean, prior)
 
 
-_STATIC = ("model", "objective", "optim", "steps")
+def _gradients(state, frozen, inputs, model, objective, accumulate):
+    """(loss, terms) and gradients of a batch, computed in parts that are added up."""
+    keys = jax.random.split(jax.random.fold_in(state.key, state.step), len(inputs.lengths))
+
+    def of(part: Inputs, keys: Array) -> Any:
+        def objective_of(trainable):
+            params = RewardParams(trainable, frozen)
+            return loss(model, objective, params, part, keys, inputs.lengths)
+
+        return jax.value_and_grad(objective_of, has_aux=True)(state.trainable)
+
+    if accumulate == 1:
+        return of(inputs, keys)
+    # Every n-th row is a part: rows that lie on one device stay there.
+    parts = jax.tree.map(
+        lambda x: jnp.moveaxis(x.reshape(-1, accumulate, *x.shape[1:]), 1, 0), (inputs, keys)
+    )
+
+    def add(total, part):
+        return jax.tree.map(jnp.add, total, of(*part)), None
+
+    zero = jax.tree.map(
+        lambda x: jnp.zeros(x.shape, x.dtype),
+        jax.eval_shape(of, *jax.tree.map(lambda x: x[0], parts)),
+    )
+    return jax.lax.scan(add, zero, parts)[0]
+
+
+_STATIC = ("model", "objective", "optim", "steps", "accumulate")
 
 
 @functools.partial(jax.jit, static_argnames=_STATIC, donate_argnames="state")
-def _train_step(state, frozen, inputs, *, model, objective, optim, steps):
-    def objective_of(trainable):
-        params = RewardParams(trainable, frozen)
-        key = jax.random.fold_in(state.key, state.step)
-        return loss(model, objective, params, inputs, key)
-
-    grad = jax.value_and_grad(objective_of, has_aux=True)
-    (total, (mean, prior)), grads = grad(state.trainable)
+def _train_step(state, frozen, inputs, *, model, objective, optim, steps, accumulate):
+    (total, (mean, prior)), grads = _gradients(state, frozen, inputs, model, objective, accumulate)
     norm = optax.tree.norm(grads)
-    healthy = state.healthy & jnp.isfinite(total) & jnp.isfinite(norm)
+    finite = jnp.isfinite(total) & jnp.isfinite(norm)
+    healthy = state.healthy & (finite | (optim.non_finite != "stop"))
+    applied = healthy & (finite | (optim.non_finite == "warn"))
     updates, opt_state = optimizer(optim, steps).update(grads, state.opt_state, state.trainable)
     trainable = optax.apply_updates(state.trainable, updates)
 
     def keep(new, old):
-        return jax.tree.map(lambda n, o: jnp.where(healthy, n, o), new, old)
+        return jax.tree.map(lambda n, o: jnp.where(applied, n, o), new, old)
 
     new = TrainState(
-        state.step + healthy,
+        state.step + applied,
         keep(trainable, state.trainable),
         keep(opt_state, state.opt_state),
         state.key,
@@ -138,7 +175,9 @@ def _train_step(state, frozen, inputs, *, model, objective, optim, steps):
     )
     new = constrain_params(new)
     rate = schedule(optim, steps)(state.step)
-    return new, StepMetrics(mean, prior, norm, jnp.asarray(rate, jnp.float32), healthy)
+    # A run that stopped goes on being told so, whatever the batches after it.
+    finite = finite & healthy
+    return new, StepMetrics(mean, prior, norm, jnp.asarray(rate, jnp.float32), finite)
 
 
 def train_step(
@@ -150,15 +189,17 @@ def train_step(
     objective: Loss,
     optim: OptimConfig,
     steps: int,
+    accumulate: int = 1,
 ) -> tuple[TrainState, StepMetrics]:
     """One update; the old state is donated.
 
-    A non-finite loss or gradient leaves the parameters and moments as they were, marked unhealthy.
+    A non-finite loss or gradient leaves the parameters and moments as they were, unless
+    `optim.non_finite` is `warn`.
 
     Args:
       frozen: the reward model's frozen tree, an argument so that it is no constant of the program.
       steps: length of the whole run, for the schedule.
+      accumulate: parts that the batch is computed in, one after the other; it divides B.
     """
-    return _train_step(
-        state, frozen, inputs, model=model, objective=objective, optim=optim, steps=steps
-    )
+    static = {"model": model, "objective": objective, "optim": optim}
+    return _train_step(state, frozen, inputs, steps=steps, accumulate=accumulate, **static)

@@ -28,6 +28,7 @@ from rewardjax.report.write import write_text
 from rewardjax.rewards import RewardParams
 from rewardjax.sharding import use_mesh
 
+from .compute import packed, training_form
 from .evaluation import evaluate, predict
 from .logs import MetricsLog, plain
 from .losses import TeacherLoss
@@ -37,6 +38,7 @@ from .settings import AnyConfig, error_metric
 from .signals import stop_request
 from .step import StepMetrics, new_state, optimizer, train_step
 from .teacher_evaluation import compare
+from .watch import LossWatch, NonFinite, dead_outputs
 
 
 class Trainer:
@@ -47,7 +49,11 @@ class Trainer:
         data = (run.tokens, run.examples.labels)
         self.run = run
         self.batches, self.epoch = training_batches(
-            run.train_rows, *data, batch_size=optim.batch_size, seed=config.seed
+            run.train_rows,
+            *data,
+            batch_size=optim.batch_size,
+            seed=config.seed,
+            by_length=not config.compute.packing,
         )
         self.eval_batches = []
         if len(run.eval_rows):
@@ -58,6 +64,7 @@ class Trainer:
         self.state = new_state(run.params.trainable, optimizer(optim, self.steps), config.seed)
         self.metrics: dict[str, Any] = {}
         self.seconds = 0.0
+        self.non_finite, self.spikes = NonFinite(optim), LossWatch()
         self._clock, self._pace = time.perf_counter(), (0.0, 0.0)
 
     def train(self) -> Result:
@@ -113,6 +120,7 @@ class Trainer:
             )
         self.batches.set_state(note["iterator"])
         self.metrics, self.seconds = note["metrics"], note.get("seconds", 0.0)
+        self.non_finite.count = note.get("non_finite", 0)
         return step
 
     def _loop(self, step: int, checkpoints: Checkpoints, log: MetricsLog) -> None:
@@ -149,15 +157,18 @@ class Trainer:
                     stop.raise_if_asked()
 
     def _step(self, batch: Batch) -> StepMetrics:
-        config, run = self.run.config, self.run
+        config, run, rows = self.run.config, self.run, None
+        if config.compute.packing:
+            batch, rows = packed(batch, config.compute)
         self.state, metrics = train_step(
             self.state,
             run.params.frozen,
             run.inputs(batch),
-            model=run.model,
+            model=training_form(run.model, config.compute, rows),
             objective=run.loss,
             optim=config.optim,
             steps=self.steps,
+            accumulate=config.compute.accumulate,
         )
         return metrics
 
@@ -165,13 +176,12 @@ class Trainer:
         self, step: int, metrics: StepMetrics, batch: Batch, log: MetricsLog, advance: Any
     ) -> None:
         values = {name: float(value) for name, value in metrics._asdict().items()}
-        if not values.pop("healthy"):
+        if not values.pop("finite"):
             ids = [self.run.examples.ids[i] for i in batch.ids if i >= 0]
-            raise RewardJaxError(
-                f"the loss or its gradient is not finite at step {step} (loss {values['loss']:g}, "
-                f"gradient norm {values['l2_grads']:g}); the update was not applied; texts: "
-                f"{', '.join(ids)}; lower optim.learning_rate, or look at these texts"
-            )
+            log.write(step, {"train/non_finite_texts": ids})
+            self.non_finite.happened(step, values["loss"], values["l2_grads"], ids)
+        elif warning := self.spikes.see(step, values["loss"]):
+            progress.note(warning)
         now = time.perf_counter()
         spent, tokens = (0.9 * old for old in self._pace)  # a mean over the last ten steps or so
         self._pace = (spent + now - self._clock, tokens + int(batch.lengths.sum()))
@@ -197,6 +207,9 @@ class Trainer:
             sigmoid = run.link == "sigmoid"
             found = predict(run.model, params, self.eval_batches, run.hidden, sigmoid=sigmoid)
             values |= evaluate(found, run.config.data.labels)
+            if int(self.state.step):  # before the first update a head is zero
+                for warning in dead_outputs(found, run.config.data.labels):
+                    progress.note(warning)
         self.metrics = plain(values)
         return self.metrics
 
@@ -209,6 +222,7 @@ class Trainer:
             "identity": self.run.identity,
             "metrics": self.metrics,
             "seconds": self.seconds,
+            "non_finite": self.non_finite.count,
         }
         checkpoints.save(step, self.state, note=note, metrics=numbers, force=force)
 

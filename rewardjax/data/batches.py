@@ -106,11 +106,16 @@ def widths_for(lengths: Sequence[int], batch_size: int) -> list[int]:
 
 
 def by_width(
-    rows: Int[np.ndarray, "N"], tokens: Sequence[np.ndarray], batch_size: int
+    rows: Int[np.ndarray, "N"],
+    tokens: Sequence[np.ndarray],
+    batch_size: int,
+    by_length: bool = True,
 ) -> dict[int, np.ndarray]:
     """Width → those of the rows whose texts it holds, in order."""
     lengths = [len(tokens[row]) for row in rows]
     widths = widths_for(lengths, batch_size)
+    if not by_length:
+        widths = widths[-1:]
     places = np.searchsorted(widths, lengths)
     groups = {width: np.asarray(rows)[places == i] for i, width in enumerate(widths)}
     return {width: group for width, group in groups.items() if len(group)}
@@ -158,13 +163,17 @@ def training_batches(
     *,
     batch_size: int,
     seed: int,
+    by_length: bool = True,
 ) -> tuple[grain.DatasetIterator[Batch], int]:
     """Endless batches of the given rows of the data, and the number of batches in an epoch.
+
+    Args:
+      by_length: a batch holds texts of one width; otherwise any texts, all as wide as the widest.
 
     The iterator's `get_state()` is a small JSON value; `set_state` continues from it exactly.
     """
     parts = []
-    for width, group in by_width(rows, tokens, batch_size).items():
+    for width, group in by_width(rows, tokens, batch_size, by_length).items():
         part = grain.MapDataset.source(group).shuffle(seed=(seed + width) % 2**32)  # pyright: ignore
         parts.append(part.batch(batch_size, batch_fn=_Width(width, batch_size, tokens, labels)))
     epoch = grain.MapDataset.concatenate(parts).shuffle(seed=seed % 2**32)

@@ -98,9 +98,7 @@ def passes(config: LMConfig, lengths: np.ndarray) -> Iterator[tuple[int, int, li
     places = np.searchsorted(widths, lengths)
     for place, width in enumerate(widths):
         group = np.flatnonzero(places == place).tolist()
-        # The sliding window is measured along the row, so a text must start where its row does.
-        alone = config.sliding_window is not None and width > config.sliding_window
-        texts = [[i] for i in group] if alone else pack(group, lengths, width)
+        texts = pack(group, lengths, width)
         size = min(len(texts), max(1, budget // width))
         for start in range(0, len(texts), size or 1):
             yield size, width, texts[start : start + size]

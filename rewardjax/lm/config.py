@@ -64,6 +64,10 @@ class LMConfig:
     eos_token_ids: tuple[int, ...] = ()
     scan_layers: bool = False
     """False: layers unrolled (faster on CPU). True: one `lax.scan` over stacked layers."""
+    remat: str = "none"
+    """What a gradient computes again in place of keeping it (`lm.decoder.REMAT`)."""
+    compute_dtype: str | None = None
+    """Weights are used in this type; None: in their own."""
 
     def window(self, layer: int) -> int | None:
         """Sliding window of `layer`, or None where the layer looks at everything."""

@@ -23,6 +23,11 @@ from rewardjax.lm.rope import cos_sin
 from rewardjax.sharding import BATCH, constrain
 
 Params = dict[str, Any]
+REMAT: dict[str, Any] = {
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "layers": jax.checkpoint_policies.nothing_saveable,
+}
+"""What is kept of a layer for its gradient beside its input: products with weights, or nothing."""
 Part = Callable[[LMConfig, nnx.Rngs], nnx.Module]
 
 
@@ -57,17 +62,17 @@ def _final_norm(config: LMConfig, rngs: nnx.Rngs) -> nnx.Module:
     return norm(config, config.hidden_size, rngs)
 
 
-def _narrow(mask, positions, window: int):
-    """Hide keys that lie `window` or more positions behind the query (key slot = position)."""
+def _narrow(mask, places, window: int):
+    """Hide keys that lie `window` or more slots behind the query's own place among them."""
     slots = jnp.arange(mask.shape[-1])
-    return mask & (slots > positions[:, :, None] - window)
+    return mask & (slots > places[:, :, None] - window)
 
 
-def _view(config: LMConfig, positions, mask, windowed: bool):
+def _view(config: LMConfig, positions, places, mask, windowed: bool):
     """(rotation, mask) of the layers that have the sliding window, or of those that have not."""
     rope = None if config.learned_positions else cos_sin(config, positions, windowed)
     window = config.sliding_window if windowed else None
-    return rope, mask if window is None else _narrow(mask, positions, window)
+    return rope, mask if window is None else _narrow(mask, places, window)
 
 
 def forward(
@@ -106,13 +111,20 @@ def forward(
         raise ValueError(f"capture {sorted(wanted)} outside 0..{depth}")
     last = depth if cache is not None else max(wanted, default=0)
 
+    if config.compute_dtype is not None:
+        params = jax.tree.map(lambda w: w.astype(config.compute_dtype), params)
     x = jnp.take(params["embed_tokens"]["embedding"], tokens, axis=0, mode="clip")
     if config.scale_embeddings:
         x = x * jnp.asarray(config.hidden_size**0.5, x.dtype)
     if config.learned_positions:
         x = x + jnp.take(params["embed_positions"]["embedding"], positions, axis=0, mode="clip")
     x = constrain(x, BATCH)
-    views = (_view(config, positions, mask, False), _view(config, positions, mask, True))
+    # In a cache a key's slot is its position. Without one it is the token's own column, where texts
+    # may lie behind each other.
+    places = positions
+    if cache is None:
+        places = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
+    views = tuple(_view(config, positions, places, mask, windowed) for windowed in (False, True))
     slots = positions if slots is None else slots
     run = _run_scanned if config.scan_layers else _run_unrolled
     hidden, x, cache = run(config, params["layers"], x, views, cache, slots, wanted, last)
@@ -154,6 +166,13 @@ def _run_unrolled(config, layers, x, views, cache, slots, wanted, last):
 
 def _layer(config, params, i, x, rope, mask, cache, slots):
     """The state after layer i, and the cache with its keys and values in it."""
+    run = functools.partial(_run_layer, config, i)
+    if config.remat != "none" and cache is None:
+        run = jax.checkpoint(run, policy=REMAT[config.remat])
+    return run(params, x, rope, mask, cache, slots)
+
+
+def _run_layer(config, i, params, x, rope, mask, cache, slots):
 
     def attend(q, k, v, scale):
         nonlocal cache

@@ -21,7 +21,10 @@ from rewardjax.lm.params import unstack_layers
 
 FINGERPRINT_VALUES = 1024
 # What a computation does not depend on, or what is a decoding default rather than the model.
-_NOT_IDENTITY = ("scan_layers", "model_type", "bos_token_id", "eos_token_ids")
+_NOT_IDENTITY = (
+    *("scan_layers", "remat", "compute_dtype"),
+    *("model_type", "bos_token_id", "eos_token_ids"),
+)
 # Fields that came after version 0.1.0: left out where unset, so that older fingerprints hold.
 _LATER = (
     "query_pre_attn_scalar",

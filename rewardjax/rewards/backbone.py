@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from rewardjax.lm import KVCache, LMConfig, causal_mask, forward
+from rewardjax.rewards import packing
 
 PyTree = Any
 QUERIES = 256
@@ -41,19 +42,23 @@ def with_bos(config: LMConfig, tokens: Int[Array, "B T"]) -> Int[Array, "B T1"]:
 
 
 def encode(
-    config: LMConfig, weights: PyTree, tokens: Int[Array, "B T"], lengths: Int[Array, "B"]
+    config: LMConfig,
+    weights: PyTree,
+    tokens: Int[Array, "B T"],
+    lengths: Int[Array, "B"],
+    rows: int | None = None,
 ) -> Float[Array, "B T1 D"]:
-    """Final hidden states of BOS + tokens: entry t has read the BOS and the first t tokens."""
+    """Final hidden states of BOS + tokens: entry t has read the BOS and the first t tokens.
+
+    Args:
+      rows: read the texts packed in so many rows (see `packing`); the same but for rounding.
+    """
     tokens = with_bos(config, tokens)
+    if rows is not None:
+        return packing.encode(config, weights, tokens, lengths, rows)
     top = config.num_hidden_layers
-    hidden, _ = forward(
-        config,
-        weights,
-        tokens,
-        _positions(tokens),
-        causal_mask(lengths + 1, tokens.shape[1]),
-        capture=(top,),
-    )
+    mask = causal_mask(lengths + 1, tokens.shape[1])
+    hidden, _ = forward(config, weights, tokens, _positions(tokens), mask, capture=(top,))
     return hidden[top]
 
 

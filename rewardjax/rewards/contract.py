@@ -43,6 +43,8 @@ class RewardModel(ABC):
     """the base LM that is steered"""
     transformer: LMConfig | None = None
     """architecture of the model's own backbone; None on the base LM's hidden states"""
+    packed_rows: int | None = None
+    """own backbone: texts are read behind each other in so many rows; None: each in its own"""
 
     first_scored: ClassVar[int] = 0
     """first position of a text that has a score"""

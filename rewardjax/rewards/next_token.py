@@ -177,7 +177,8 @@ class NextTokenModel(RewardModel):
     ) -> Float[Array, "B T D"]:
         """Entry t: the state that has read x_<t. Zeros where nothing has been read."""
         if self.transformer is not None:
-            states = backbone.encode(self.transformer, self._weights(params), tokens, lengths)
+            weights = self._weights(params)
+            states = backbone.encode(self.transformer, weights, tokens, lengths, self.packed_rows)
             return states[:, :-1]
         return jnp.pad(self._base_state(hidden)[:, :-1], ((0, 0), (1, 0), (0, 0)))
 

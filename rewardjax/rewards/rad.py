@@ -86,7 +86,8 @@ class Rad(RewardModel):
         lengths: Int[Array, "B"],
         hidden: Hidden,
     ) -> Float[Array, "B T A"]:
-        states = backbone.encode(self._config, self._weights(params), tokens, lengths)
+        weights = self._weights(params)
+        states = backbone.encode(self._config, weights, tokens, lengths, self.packed_rows)
         return self._head(params, states[:, 1:])
 
     def position_rewards(

@@ -153,10 +153,11 @@ def slow_rewards(student, inputs, b, t):
 @pytest.mark.parametrize("count", [1, 3])
 def test_loss_is_the_slow_formula(objective, count, tiny_lm, student):
     objective = dataclasses.replace(objective, prior_weight=0.7, num_random_tokens=count)
-    inputs, key, first = inputs_of(tiny_lm, objective), jax.random.key(2), 2
-    got, prior = TeacherLoss(objective, first)(*student, inputs, key)
-    shape = inputs.tokens.shape if count == 1 else (count, *inputs.tokens.shape)
-    drawn = np.asarray(jax.random.randint(key, shape, 0, 128, jnp.int32)).reshape(count, 3, 6)
+    inputs, first = inputs_of(tiny_lm, objective), 2
+    keys = jax.random.split(jax.random.key(2), 3)
+    got, prior = TeacherLoss(objective, first)(*student, inputs, keys)
+    rows = [jax.random.randint(key, (count, 6), 0, 128, jnp.int32) for key in keys]
+    drawn = np.stack(rows, axis=1)
     errors, penalties = [], []
     for b, length in enumerate([6, 3, 0]):
         for t in range(1, length):

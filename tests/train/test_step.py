@@ -22,6 +22,13 @@ TOKENS = jnp.asarray(RNG.integers(0, V, (4, 8)), jnp.int32)
 LABELS = jnp.array([[1.0], [0.0], [0.5], [0.0]])
 HIDDEN = {3: jnp.asarray(RNG.normal(size=(4, 8, D)), jnp.float32)}
 INPUTS = Inputs(TOKENS, LENGTHS, LABELS, HIDDEN)
+KEYS = jax.random.split(jax.random.key(5), 4)
+
+
+def drawn(count):
+    """The prior's random tokens, each row's by its own key."""
+    rows = [jax.random.randint(key, (count, 8), 0, V, TOKENS.dtype) for key in KEYS]
+    return np.stack(rows, axis=1)
 
 
 @pytest.fixture(scope="module")
@@ -71,19 +78,18 @@ def slow_loss(params, objective, random_tokens=None):
 @pytest.mark.parametrize("prior", [0.0, 0.7])
 def test_loss_is_the_slow_formula(arm, start_params, name, prior):
     objective = ObjectiveConfig(name, prior)
-    key = jax.random.key(5)
-    got, (mean, penalty) = step.loss(arm, LabelLoss(objective), start_params, INPUTS, key)
-    random_tokens = np.asarray(jax.random.randint(key, TOKENS.shape, 0, V, TOKENS.dtype))
+    got, (mean, penalty) = step.loss(arm, LabelLoss(objective), start_params, INPUTS, KEYS)
+    (random_tokens,) = drawn(1)
     want = slow_loss(start_params, objective, random_tokens if prior else None)
     np.testing.assert_allclose([got, mean, penalty], want, rtol=2e-5)
 
 
 def test_the_prior_is_a_mean_over_several_random_tokens(arm, start_params):
-    objective, key = ObjectiveConfig(prior_weight=0.7, num_random_tokens=3), jax.random.key(5)
-    _, (mean, penalty) = step.loss(arm, LabelLoss(objective), start_params, INPUTS, key)
-    drawn = np.asarray(jax.random.randint(key, (3, *TOKENS.shape), 0, V, TOKENS.dtype))
-    assert not (drawn[0] == drawn[1]).all()
-    each = [slow_loss(start_params, objective, random_tokens) for random_tokens in drawn]
+    objective = ObjectiveConfig(prior_weight=0.7, num_random_tokens=3)
+    _, (mean, penalty) = step.loss(arm, LabelLoss(objective), start_params, INPUTS, KEYS)
+    tokens = drawn(3)
+    assert not (tokens[0] == tokens[1]).all()
+    each = [slow_loss(start_params, objective, random_tokens) for random_tokens in tokens]
     np.testing.assert_allclose(penalty, np.mean([prior for _, _, prior in each]), rtol=2e-5)
     np.testing.assert_allclose(mean, each[0][1], rtol=2e-5)
 
@@ -121,7 +127,7 @@ def test_first_update_is_adamw_by_hand(arm, start_params):
 
     def objective_of(trainable):
         params = RewardParams(trainable, start_params.frozen)
-        return step.loss(arm, LabelLoss(objective), params, INPUTS, jax.random.key(0))[0]
+        return step.loss(arm, LabelLoss(objective), params, INPUTS, KEYS)[0]
 
     grads = jax.grad(objective_of)(start_params.trainable)
     state, metrics = run(arm, start_params, fresh(start_params, optim), optim=optim)
@@ -140,14 +146,14 @@ def test_first_update_is_adamw_by_hand(arm, start_params):
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_non_finite_batch_never_reaches_the_parameters(arm, start_params, bad):
     state, metrics = run(arm, start_params, fresh(start_params))
-    assert bool(metrics.healthy)
+    assert bool(metrics.finite)
     before = jax.tree.map(np.array, state._replace(key=None))
     poisoned = {3: np.where(np.arange(8)[None, :, None] == 1, bad, HIDDEN[3]).astype(np.float32)}
     state, metrics = run(arm, start_params, state, hidden=poisoned)
-    assert not bool(metrics.healthy)
+    assert not bool(metrics.finite)
     # The next step was dispatched before the host saw the number: it must not train either.
     state, metrics = run(arm, start_params, state)
-    assert not bool(metrics.healthy)
+    assert not bool(metrics.finite)
     after = state._replace(key=None, healthy=before.healthy)
     jax.tree.map(np.testing.assert_array_equal, jax.tree.map(np.array, after), before)
 

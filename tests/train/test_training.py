@@ -217,7 +217,10 @@ def test_non_finite_loss_stops_with_step_and_texts(
     assert "the update was not applied" in str(error.value)
     step = int(str(error.value).split("at step ")[1].split()[0])
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").open()]
-    assert rows[-1]["step"] == step - 1
+    assert [row["step"] for row in rows[-2:]] == [step - 1, step]
+    assert rows[-1]["train/non_finite_texts"] == str(error.value).split("texts: ")[1].split(";")[
+        0
+    ].split(", ")
     with Checkpoints(tmp_path / "run" / "checkpoints") as checkpoints:
         assert checkpoints.steps
         assert all(saved < step for saved in checkpoints.steps)
