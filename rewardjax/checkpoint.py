@@ -1,29 +1,45 @@
 """Checkpoints of a training run: atomic, written in the background, newest few and the best kept.
 
 Orbax v1. A checkpoint holds the state (any pytree of arrays) and a JSON note, such as where the
-data iterator stands; it counts only when all of it is on the disk.
+data iterator stands. It counts only when all of it is on the disk, and is what was written: its
+record says the step and a checksum of every array, for Orbax itself does not see a changed byte.
 """
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import json
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint.experimental.v1 as ocp
+from jaxtyping import Array, UInt32
 
 from rewardjax.errors import RewardJaxError
+from rewardjax.progress import note as say
 
-State = TypeVar("State")
+DAMAGED = ".damaged"
+"""What the name of a checkpoint that cannot be read ends in, once a later run set it aside."""
+
+
+class Restored(NamedTuple):
+    """What a checkpoint holds."""
+
+    step: int
+    state: Any
+    note: dict[str, Any]
 
 
 class Checkpoints:
     """The checkpoints in one directory. Use as a context manager; leaving waits for writes.
 
     Args:
-      directory: made when missing.
+      directory: made when missing. To continue from what it holds, call `newest` first.
       every: `save` writes at multiples of this step (and whenever forced).
       keep: how many of the newest to keep; the best by `metric` is kept besides.
       metric: name of the metric that says which is best.
@@ -43,18 +59,20 @@ class Checkpoints:
         decisions: Any = ocp.training.save_decision_policies
         sign = 1.0 if larger_is_better else -1.0
         self._metric, self._sign = metric, sign
+        self._directory = Path(directory).absolute()
         best = policies.BestN(
             get_metric_fn=lambda metrics: sign * metrics[metric],
             n=1,
             keep_checkpoints_without_metrics=False,
         )
-        self._checkpointer = ocp.training.Checkpointer(
-            str(Path(directory).absolute()),
-            save_decision_policy=decisions.FixedIntervalPolicy(every),
-            preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(keep), best]),
-            cleanup_tmp_directories=True,
-        )
-        self._checkpointer.wait()  # the cleaning runs in a thread that must not outlive us
+        with self._writing():
+            self._checkpointer = ocp.training.Checkpointer(
+                str(self._directory),
+                save_decision_policy=decisions.FixedIntervalPolicy(every),
+                preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(keep), best]),
+                cleanup_tmp_directories=True,
+            )
+            self._checkpointer.wait()  # the cleaning runs in a thread that must not outlive us
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -65,11 +83,16 @@ class Checkpoints:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.close()
+        if error is None:
+            self.close()
+            return
+        with contextlib.suppress(RewardJaxError):  # what went wrong first is what is told
+            self.close()
 
     def close(self) -> None:
         """Wait for writes and release the directory."""
-        self._checkpointer.close()
+        with self._writing():
+            self._checkpointer.close()
 
     @property
     def steps(self) -> list[int]:
@@ -97,47 +120,164 @@ class Checkpoints:
 
         The state is copied on its devices first, so the caller may donate or change it at once.
         A step that is on the disk already is left as it is.
+
+        Raises:
+          RewardJaxError: this or the write before it failed; complete checkpoints stay.
         """
         if step in self.steps:
             return False
         known: Any = metrics if metrics and self._metric in metrics else None
-        started = self._checkpointer.save_checkpointables_async(
-            step,
-            {"state": jax.tree.map(jnp.copy, state)},
-            metrics=known,
-            custom_metadata=note,
-            force=force,
-        )
+        record = {"step": step, "checksums": checksums(state), "note": note}
+        with self._writing():
+            started = self._checkpointer.save_checkpointables_async(
+                step,
+                {"state": jax.tree.map(jnp.copy, state)},
+                metrics=known,
+                custom_metadata=record | {"digest": _digest(record)},
+                force=force,
+            )
         return started is not None
 
     def wait(self) -> None:
         """Until everything saved so far is on the disk."""
-        self._checkpointer.wait()
+        with self._writing():
+            self._checkpointer.wait()
 
-    def restore(self, like: State, step: int | None = None) -> tuple[int, State, dict[str, Any]]:
-        """A checkpoint's step, state and note; the newest by default.
+    def restore(self, like: Any, step: int) -> Restored:
+        """The checkpoint of a step, as `read` gives it."""
+        return read(self._directory / str(step), like)
 
-        Args:
-          like: a state of the same structure, shapes and dtypes; its shardings are used.
-
-        Raises:
-          RewardJaxError: no checkpoint, or one of another structure.
-        """
-        where = self._checkpointer.directory
-        if not self.steps:
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ValueError) as error:
             raise RewardJaxError(
-                f"{str(where)!r} holds no checkpoint to continue from; use a new run_dir"
-            )
-        step = self.steps[-1] if step is None else step
+                f"cannot write checkpoints to {str(self._directory)!r}: {_brief(error)}; those that"
+                " are complete stay: look at the disk's space and at permissions, and continue"
+                " with --resume"
+            ) from error
+
+
+def newest(directory: str | Path, like: Any) -> Restored | None:
+    """The newest checkpoint that can be read, by what is on the disk now; None: there is none.
+
+    Newer ones that cannot be read are named in a warning and set aside, by another name, so that
+    the run that continues can write theirs anew.
+
+    Args:
+      like: a state of the same structure, shapes and dtypes; its shardings are used.
+
+    Raises:
+      RewardJaxError: there are some and none can be read. Nothing is changed or deleted.
+    """
+    directory, found, damaged = Path(directory), None, {}
+    if not directory.is_dir():
+        return None
+    folders = []
+    for path in directory.iterdir():
+        if path.is_dir() and path.name.isdecimal() and str(int(path.name)) == path.name:
+            folders.append(path)
+        elif not path.name.endswith(DAMAGED):
+            say(f"{str(path)!r} is no complete checkpoint; it is not used")
+    for folder in sorted(folders, key=lambda path: -int(path.name)):
+        try:
+            if found is None:
+                found = read(folder, like)
+            else:
+                _record(folder)
+        except RewardJaxError as error:
+            damaged[folder] = str(error)
+    if damaged and found is None:
+        raise RewardJaxError(
+            f"no checkpoint in {str(directory)!r} can be read, and nothing was changed there: "
+            f"{'; '.join(damaged.values())}; choose another --run-dir to begin anew"
+        )
+    for folder, reason in damaged.items():
+        assert found is not None
+        aside = _unused(folder.with_name(folder.name + DAMAGED))
+        say(f"{reason}; set aside as {aside.name!r}, continuing from step {found.step}")
+        folder.rename(aside)
+    return found
+
+
+def read(folder: Path, like: Any) -> Restored:
+    """One checkpoint, if it is whole and unchanged.
+
+    Raises:
+      RewardJaxError: it is not, or is not of this structure; named with the reason.
+    """
+    record = _record(folder)
+    with _reading(folder):
         abstract = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like
         )
-        try:
-            loaded = self._checkpointer.load_checkpointables(step, {"state": abstract})
-            note: Any = self._checkpointer.checkpointables_metadata(step).custom_metadata
-        except (ValueError, KeyError, TypeError, FileNotFoundError) as error:
-            raise RewardJaxError(
-                f"checkpoint {step} in {str(where)!r} does not fit this run or is damaged: "
-                f"{' '.join(str(error).split())[:200]}"
-            ) from error
-        return step, loaded["state"], dict(note or {})
+        state: Any = ocp.load_checkpointables(folder.absolute(), {"state": abstract})["state"]
+        if checksums(state) != record["checksums"]:
+            raise ValueError("its arrays are not those that were written")
+    return Restored(record["step"], state, record["note"])
+
+
+def checksums(state: Any) -> list[int]:
+    """A number for each array, whatever devices it lies on; it changes with any single bit."""
+    return [int(value) for value in jax.device_get(_checksums(state))]
+
+
+@jax.jit
+def _checksums(state: Any) -> list[UInt32[Array, ""]]:
+    return [_checksum(leaf) for leaf in jax.tree.leaves(state)]
+
+
+def _checksum(x: Array) -> UInt32[Array, ""]:
+    """Sum of the array's words, each times an odd number of its own, modulo 2**32."""
+    if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+        x = jax.random.key_data(x)
+    if x.dtype == jnp.bool_:
+        x = x.astype(jnp.uint8)
+    words = jax.lax.bitcast_convert_type(x, f"uint{8 * x.dtype.itemsize}").astype(jnp.uint32)
+    number, stride = jnp.zeros(words.shape, jnp.uint32), 1
+    for axis in reversed(range(words.ndim)):
+        place = jax.lax.broadcasted_iota(jnp.uint32, words.shape, axis)
+        number, stride = number + place * jnp.uint32(stride % 2**32), stride * words.shape[axis]
+    return jnp.sum(words * (2 * number + 1), dtype=jnp.uint32)
+
+
+def _record(folder: Path) -> dict[str, Any]:
+    """What `save` wrote beside the state, checked as far as it goes without the arrays."""
+    with _reading(folder):
+        metrics = folder / "metrics" / "metrics"
+        if metrics.is_file():  # Orbax reads those of all checkpoints at once
+            json.loads(metrics.read_bytes())
+        record: Any = ocp.checkpointables_metadata(folder.absolute()).custom_metadata
+        if not record:
+            raise ValueError("its record is missing")
+        record = dict(record)
+        if record.pop("digest") != _digest(record):
+            raise ValueError("its record is not the one that was written")
+        if record["step"] != int(folder.name):
+            raise ValueError(f"it holds step {record['step']}")
+        return record
+
+
+def _digest(record: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+
+
+@contextlib.contextmanager
+def _reading(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        raise RewardJaxError(
+            f"checkpoint {str(folder)!r} is damaged, or not of this run: {_brief(error)}"
+        ) from error
+
+
+def _brief(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def _unused(path: Path) -> Path:
+    """The path, or with the first number behind it that is free."""
+    names = (path.with_name(f"{path.stem}.{n}{path.suffix}") for n in range(2, 10**6))
+    return path if not path.exists() else next(name for name in names if not name.exists())

@@ -9,7 +9,10 @@ have them: `XLA_FLAGS=--xla_backend_optimization_level=3 python -m pytest`.
 import json
 import os
 import socket
+import subprocess
+import sys
 from importlib.metadata import version
+from pathlib import Path
 
 _flags = ["--xla_force_host_platform_device_count=8", os.environ.get("XLA_FLAGS", "")]
 # XLA aborts on a flag that it does not know: only versions that were tried get any.
@@ -171,3 +174,33 @@ def smollm2():
     from rewardjax.lm.load import load_lm
 
     return load_lm("smollm2-135m")
+
+
+@pytest.fixture(scope="session")
+def forked(tmp_path_factory, tiny_lm_dir):
+    """Runs a command in a process of its own that may be killed (`tests/runner.py`): its exit
+    status, or minus the signal."""
+    cache = {
+        "JAX_ENABLE_COMPILATION_CACHE": "true",
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
+    }
+    script = Path(__file__).with_name("runner.py")
+    with subprocess.Popen(
+        [sys.executable, str(script), str(tiny_lm_dir)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **cache},
+    ) as runner:
+        assert runner.stdin is not None
+        assert runner.stdout is not None
+
+        def call(argv, **moments):
+            runner.stdin.write(json.dumps({"argv": argv, **moments}) + "\n")
+            runner.stdin.flush()
+            return int(runner.stdout.readline())
+
+        yield call
+        runner.stdin.close()

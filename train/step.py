@@ -109,8 +109,8 @@ def loss(
 
     Args:
       keys: one for each row.
-      batch_lengths: of the whole batch, where `inputs` are a part of it. What is given back is then the
-        part's share: over all parts it adds up to what the whole batch gives.
+      batch_lengths: of the whole batch, where `inputs` are a part of it. What is given back is
+        then the share of the part: over all parts it adds up to what the whole batch gives.
     """
     lengths = inputs.lengths if batch_lengths is None else batch_lengths
     parts, wholes = objective.sizes(model, inputs.lengths), objective.sizes(model, lengths)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import datetime
 import json
 import time
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -17,7 +18,7 @@ import numpy as np
 
 from rewardjax import config as settings_file
 from rewardjax import progress
-from rewardjax.checkpoint import Checkpoints
+from rewardjax.checkpoint import Checkpoints, newest
 from rewardjax.data.batches import Batch, ordered_batches, training_batches
 from rewardjax.errors import RewardJaxError
 from rewardjax.export import save_reward_model
@@ -71,8 +72,8 @@ class Trainer:
         run, checkpoint = self.run, self.run.config.checkpoint
         directory = run.directory / "checkpoints"
         options = {"every": self.save_every, "keep": checkpoint.keep, "metric": self._error_name}
+        step = self._continue(directory)
         with Checkpoints(directory, **options) as checkpoints:
-            step = self._restore(checkpoints) if checkpoints.steps else 0
             log = MetricsLog(run.directory, after=step if step else -1)
             try:
                 self._loop(step, checkpoints, log)
@@ -81,8 +82,8 @@ class Trainer:
             trainable = self.state.trainable
             if checkpoint.export == "best" and checkpoints.best is not None:
                 checkpoints.wait()
-                _, best, note = checkpoints.restore(self.state, checkpoints.best)
-                trainable, self.metrics = best.trainable, note["metrics"]
+                best = checkpoints.restore(self.state, checkpoints.best)
+                trainable, self.metrics = best.state.trainable, best.note["metrics"]
         reward_model = save_reward_model(
             run.directory / "reward_model",
             run.config.reward_model,
@@ -111,8 +112,12 @@ class Trainer:
         loss = self.run.loss
         return error_metric(loss.config.targets if isinstance(loss, TeacherLoss) else None)
 
-    def _restore(self, checkpoints: Checkpoints) -> int:
-        step, self.state, note = checkpoints.restore(self.state)
+    def _continue(self, directory: Path) -> int:
+        """The step that the run stands at: 0, or that of the newest checkpoint."""
+        found = newest(directory, self.state)
+        if found is None:
+            return 0
+        step, self.state, note = found
         if note.get("identity") != self.run.identity:
             raise RewardJaxError(
                 f"cannot continue {str(self.run.directory)!r}: its LM, texts or teacher are "

@@ -1,53 +1,22 @@
-"""`rewardjax decode guided` killed with SIGKILL at 20 moments: no row lost, repeated or moved."""
+"""`rewardjax decode guided` killed with SIGKILL at any moment: no row lost, repeated or moved."""
 
 import json
-import os
 import random
 import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.soak import proved, times
+
 PROMPTS = ["the film", "I", "a bad film, it is", "café", "great", "it was not a good film, it was"]
 NUMBERS = ("logprobs", "base_logprobs", "kl", "rewards")
-KILLS = 10
+KILLS = times(10, 30)
 """of each of two jobs"""
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory, tiny_lm_dir):
-    """Runs a command in a process of its own: its exit status, or minus the signal."""
-    cache = {
-        "JAX_ENABLE_COMPILATION_CACHE": "true",
-        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
-    }
-    script = Path(__file__).with_name("runner.py")
-    with subprocess.Popen(
-        [sys.executable, str(script), str(tiny_lm_dir)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, **cache},
-    ) as runner:
-        assert runner.stdin is not None
-        assert runner.stdout is not None
-
-        def call(argv, **moments):
-            runner.stdin.write(json.dumps({"argv": argv, **moments}) + "\n")
-            runner.stdin.flush()
-            return int(runner.stdout.readline())
-
-        yield call
-        runner.stdin.close()
-
-
 def moments(size, draw):
-    """Ten, in the order of the job: opening, any time and four or five bytes of rows, finishing."""
+    """In the order of the job: opening, any time and four or five bytes of rows, finishing."""
     yield {"before": "a.jsonl.partial.json"}
     yield {"after": "a.jsonl.partial.json"}
     first, *others = sorted(draw.sample(range(size), KILLS - 5))
@@ -59,19 +28,21 @@ def moments(size, draw):
 
 
 @pytest.mark.parametrize("batch_size", [1, 3])
-def test_killed_at_ten_moments(run, tmp_path, tiny_lm_dir, batch_size):
+def test_killed_at_any_moment(forked, tmp_path, tiny_lm_dir, batch_size, record_property):
     prompts, whole, out = (tmp_path / name for name in ("p.jsonl", "whole.jsonl", "a.jsonl"))
     prompts.write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in PROMPTS * 2))
     job = ["decode", "guided", "--lm", str(tiny_lm_dir), "--prompts", str(prompts)]
     job += ["--max-new-tokens", "6", "--num-samples", "3", "--stop", "t"]
     job += ["--batch-size", str(batch_size), "--resume", "--out"]
-    assert run([*job, str(whole)]) == 0
+    assert forked([*job, str(whole)]) == 0
     killed = 0
     for moment in moments(whole.stat().st_size, random.Random(batch_size)):
-        assert run([*job, str(out)], **moment) == -signal.SIGKILL, moment
+        assert forked([*job, str(out)], **moment) == -signal.SIGKILL, moment
         killed += 1
     assert killed == KILLS
-    assert run([*job, str(out)]) == 0
+    assert forked([*job, str(out)]) == 0
+    promise = "decoding killed with SIGKILL and resumed: no row lost, repeated, moved or changed"
+    proved(record_property, promise, killed)
     assert {"a.jsonl", "p.jsonl", "whole.jsonl"} == {
         path.name for path in tmp_path.iterdir() if not path.name.startswith(".")
     }

@@ -263,7 +263,7 @@ def test_export_of_the_best_checkpoint(tiny_lm, settings, reviews):
         model, weights, _ = start(config.reward_model, tiny_lm)
         trainable = model.init(jax.random.key(0), weights).trainable
         state = new_state(trainable, optimizer(config.optim, 30), config.seed)
-        kept = checkpoints.restore(state, best)[1].trainable
+        kept = checkpoints.restore(state, best).state.trainable
     assert leaves_equal(result.reward_model.trainable, kept)
     assert result.metrics["eval/squared_error"] == errors[best]
 

@@ -1,0 +1,117 @@
+"""`rewardjax train reward-model` killed, asked to stop, or out of disk: nothing is lost or changed.
+
+Whatever happens on the way, the run that is continued ends as the uninterrupted one does, bit for
+bit: the reward model, and the metrics but for their times.
+"""
+
+import json
+import os
+import random
+import signal
+
+import pytest
+
+from tests.soak import proved, times
+
+STEPS, EVERY = 24, 4
+KILLS = times(3, 50)
+TIMES = ("tokens_per_second", "train/seconds")
+
+
+@pytest.fixture
+def job(tmp_path, reviews, tiny_lm_dir):
+    """The arguments of a short run in a folder of a name."""
+    rows = "".join(f"{t}\t{y}\n" for t, y in zip(*reviews, strict=True))
+    (tmp_path / "train.tsv").write_text("text\tlabel\n" + rows)
+    argv = ["train", "reward-model", "--lm", str(tiny_lm_dir), "--resume"]
+    argv += ["--data.path", str(tmp_path / "train.tsv"), "--optim.steps", str(STEPS)]
+    argv += ["--reward-model.backbone", "own", "--reward-model.num-layers", "1"]
+    argv += ["--objective.prior-weight", "0.5", "--optim.batch-size", "16"]
+    argv += ["--checkpoint.every", str(EVERY), "--eval.every", str(2 * EVERY)]
+    return lambda name: [*argv, "--run-dir", str(tmp_path / name)]
+
+
+@pytest.fixture
+def whole(forked, job, tmp_path):
+    """What the uninterrupted run leaves."""
+    assert forked(job("whole")) == 0
+    return left(tmp_path / "whole")
+
+
+def left(run):
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").open()]
+    rows = [{k: v for k, v in row.items() if k not in TIMES} for row in rows]
+    return (run / "reward_model" / "model.safetensors").read_bytes(), rows
+
+
+def test_killed_at_any_moment_and_within_saves(forked, job, whole, tmp_path, record_property):
+    """At a row of the metrics, or up to 50 ms into a save, ever further on or not at all."""
+    draw, killed = random.Random(0), 0
+    while killed < KILLS:
+        for path in (tmp_path / "cut").glob("*"):  # a full count takes several runs
+            if path.name == "reward_model":
+                (tmp_path / "cut").rename(tmp_path / f"cut-{killed}")
+                assert left(tmp_path / f"cut-{killed}") == whole
+                break
+        moment = {"row": draw.randint(1, 9)} if killed % 2 else None
+        moment = moment or {"save": [draw.randint(1, 2), draw.uniform(0, 0.05)]}
+        status = forked(job("cut"), **moment)
+        assert status in (0, -signal.SIGKILL), moment
+        killed += status != 0
+    assert forked(job("cut")) == 0
+    assert left(tmp_path / "cut") == whole
+    proved(
+        record_property, "training killed with SIGKILL and resumed: the same, bit for bit", killed
+    )
+
+
+@pytest.mark.parametrize("signals", [[[signal.SIGTERM, 0]], [[signal.SIGTERM, 0.002]] * 2])
+def test_asked_to_stop_once_or_twice(forked, job, whole, tmp_path, signals, record_property):
+    """The first SIGTERM saves where the run stands; a second one ends it at once."""
+    stops = times(3, 25)
+    draw, ended = random.Random(len(signals)), set()
+    for i in range(stops):
+        row = draw.randint(2, 6)
+        status = forked(job(f"cut-{i}"), row=row, signals=signals)
+        ended.add(status)
+        assert status in (143, -signal.SIGTERM)
+        assert forked(job(f"cut-{i}")) == 0
+        assert left(tmp_path / f"cut-{i}") == whole
+    if len(signals) == 1:
+        assert ended == {143}
+    promise = "training stopped with SIGTERM, once or twice, and resumed: the same, bit for bit"
+    proved(record_property, promise, stops)
+
+
+def only_line(path):
+    (line,) = path.read_text().splitlines()
+    assert line.startswith("rewardjax: error: ")
+    return line
+
+
+def test_a_full_disk_keeps_the_last_checkpoint(forked, job, whole, tmp_path):
+    """A limit on the size of files takes the disk's place: half of a checkpoint's fits."""
+    errors, checkpoints = tmp_path / "errors", tmp_path / "cut" / "checkpoints"
+    assert forked(job("cut"), row=STEPS // 2) == -signal.SIGKILL
+    before = {path.name for path in checkpoints.iterdir() if path.name.isdecimal()}
+    assert before
+    largest = max(path.stat().st_size for path in checkpoints.rglob("*"))
+    assert forked(job("cut"), file_size=largest // 2, stderr=str(errors)) == 2
+    assert "cannot write checkpoints to" in only_line(errors)
+    assert {path.name for path in checkpoints.iterdir() if path.name.isdecimal()} == before
+    assert forked(job("cut")) == 0
+    assert left(tmp_path / "cut") == whole
+
+
+def test_a_read_only_folder_is_said_and_left(forked, job, whole, tmp_path):
+    errors, checkpoints = tmp_path / "errors", tmp_path / "cut" / "checkpoints"
+    assert forked(job("cut"), row=STEPS // 2) == -signal.SIGKILL
+    before = {path.name for path in checkpoints.iterdir() if path.name.isdecimal()}
+    for folder in (checkpoints, tmp_path / "cut"):
+        os.chmod(folder, 0o555)
+        assert forked(job("cut"), unprivileged=True, stderr=str(errors)) == 2
+        assert "ermission denied" in only_line(errors)
+        os.chmod(folder, 0o755)
+        assert {path.name for path in checkpoints.iterdir() if path.name.isdecimal()} == before
+    assert forked(job("cut")) == 0
+    assert left(tmp_path / "cut") == whole
