@@ -13,12 +13,13 @@ PIP_INSTALL := PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disa
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help quickstart results test lint format clean
+.PHONY: help quickstart results test soak lint format clean
 
 help:
 	@echo "make quickstart  train a reward head, steer a language model with it, write runs/quickstart/report.html"
 	@echo "make results     NAME=sentiment|detox|rank FILES='NAME=PATH …': remake docs/results/NAME (hours; it resumes)"
 	@echo "make test        run the tests"
+	@echo "make soak        run the tests that draw cases, kills and damage at random many times over; write docs/reliability.md (up to an hour)"
 	@echo "make lint        check format, lint and types"
 	@echo "make format      rewrite the files in the house format"
 	@echo "make clean       remove $(VENV) and build outputs (runs/ stays)"
@@ -32,6 +33,9 @@ results: $(VENV)/.installed-results
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+soak: $(VENV)/.installed-test
+	REWARDJAX_SOAK=1 $(BIN)/python -m pytest -p tests.soak $(PYTEST_ARGS)
 
 # Types are checked with what is imported, PyTorch of the `test` extra among it.
 lint: $(VENV)/.installed-dev $(VENV)/.installed-test

@@ -9,16 +9,23 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from rewardjax import hosts
 from rewardjax.config import parse, to_plain
 from rewardjax.data.prompts import PromptFile, PromptRow, digest, open_prompts
 from rewardjax.decoding.settings import SamplingConfig
 from rewardjax.errors import RewardJaxError, short
+from rewardjax.hosts import HostsConfig
 from rewardjax.mesh import MeshConfig
 from rewardjax.progress import bar
+
+if TYPE_CHECKING:
+    from rewardjax.export import TrainedRewardModel
+
+    from .rows_file import RowsFile
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +73,7 @@ class GuidedConfig(SamplingConfig):
     batch_size: int = 32
     """rows decoded at once: memory and speed only"""
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
+    hosts: HostsConfig = dataclasses.field(default_factory=HostsConfig)
     warmup: bool = False
     """compile for every length of prompt before the first row; unset: when one comes up"""
     out: str = "-"
@@ -84,39 +92,34 @@ def main(argv: list[str]) -> int:
         prog="rewardjax decode guided",
         description="Steer a frozen LM with a reward model while it decodes; write JSONL rows.",
     )
-    if config.mesh == MeshConfig():  # prompts are then looked at before JAX is imported
-        return _decode(config)
+    if config.mesh == MeshConfig() and config.hosts == HostsConfig():
+        return _decode(config)  # prompts are looked at before JAX is imported
     from rewardjax.sharding import use_mesh
 
-    with use_mesh(config.mesh):
+    hosts.join(config.hosts)
+    # Each process decodes prompts of its own: they share no batch.
+    with use_mesh(config.mesh, local=True):
         return _decode(config)
 
 
 def _decode(config: GuidedConfig) -> int:
     rows = _prompts(config)
     # Everything that can be wrong is looked at before weights are read.
-    from rewardjax.api import iterate_generations, stream_encoded
-    from rewardjax.decoding.memory import available_memory, check_memory, decoding_need
-    from rewardjax.decoding.sampling import capacity_for
-    from rewardjax.decoding.warmup import buckets
-    from rewardjax.engine import make_engine, room
     from rewardjax.export import load_reward_model
-    from rewardjax.lm import open_lm
-    from rewardjax.text import EncodedPrompt, check_fit, check_sampling, encode_prompt
+    from rewardjax.text import check_sampling
 
-    from .rows_file import RowsFile
+    from .shards import Share
 
     names = [field.name for field in dataclasses.fields(SamplingConfig)]
     sampling = SamplingConfig(**{name: getattr(config, name) for name in names})
     check_sampling(config.num_samples, config.batch_size, config.stop)
     # A folder that is named twice, for two outputs, is one model.
     loaded = {folder: load_reward_model(folder) for folder in config.reward_model}
-    reward_models = [loaded[folder] for folder in config.reward_model]
     if not loaded and any(beta > 0 for beta in config.beta):
         raise RewardJaxError(f"beta is {max(config.beta)} but no --reward-model is given; name one")
     # What changes no text may differ between an interrupted run and the one that resumes it.
     settings = to_plain(config)
-    for name in ("batch_size", "warmup", "mesh", "resume", "overwrite", "out"):
+    for name in ("batch_size", "warmup", "mesh", "hosts", "resume", "overwrite", "out"):
         del settings[name]
     # A file that was edited in between is another job, whatever its name.
     settings["prompts_sha256"] = digest(rows)
@@ -125,10 +128,31 @@ def _decode(config: GuidedConfig) -> int:
         for folder in loaded
         for name in ("config.json", "model.safetensors")
     ]
-    out = RowsFile(config.out, settings, resume=config.resume, overwrite=config.overwrite)
-    if out.finished:
-        return 0
+    share = Share(config.out, settings, resume=config.resume, overwrite=config.overwrite)
+    rows = share.of(rows)
+    if not share.finished:
+        _write(config, sampling, rows, loaded, share.rows)
+    share.merge(config.num_samples)
+    return 0
 
+
+def _write(
+    config: GuidedConfig,
+    sampling: SamplingConfig,
+    rows: list[PromptRow] | PromptFile,
+    loaded: dict[str, TrainedRewardModel],
+    out: RowsFile,
+) -> None:
+    """Decode what is left of the prompts into a file."""
+    from rewardjax.api import iterate_generations, stream_encoded
+    from rewardjax.decoding.memory import available_memory, check_memory, decoding_need
+    from rewardjax.decoding.sampling import capacity_for
+    from rewardjax.decoding.warmup import buckets
+    from rewardjax.engine import make_engine, room
+    from rewardjax.lm import open_lm
+    from rewardjax.text import EncodedPrompt, check_fit, encode_prompt
+
+    reward_models = [loaded[folder] for folder in config.reward_model]
     # Prompts are read and encoded twice, so that none is kept: to look at every one before the
     # weights are read, and to decode them.
     first, skip = divmod(out.done, config.num_samples)
@@ -159,7 +183,7 @@ def _decode(config: GuidedConfig) -> int:
         ):
             print(piece, end="", flush=True)
         print()
-        return 0
+        return
     if config.warmup:
         # Not kept: the job makes an engine of its own, and two would hold the models twice.
         compiled = make_engine(lm, reward_models, sampling, outputs=config.output).warm_up(
@@ -185,7 +209,6 @@ def _decode(config: GuidedConfig) -> int:
             out.write(generation.to_json())
             tokens += len(generation.token_ids)
             advance(1, **{"tokens/s": tokens / (time.monotonic() - began)})
-    return 0
 
 
 def _prompts(config: GuidedConfig) -> list[PromptRow] | PromptFile:

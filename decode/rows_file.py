@@ -77,12 +77,16 @@ class RowsFile(AbstractContextManager):
         if changed:
             name = changed[0]
             raise RewardJaxError(
-                f"cannot resume: {name} was {before.get(name)!r} and is {self.settings[name]!r};"
-                " use the same settings, or --overwrite to start over"
+                f"{self.description}: cannot resume: {name} was {short(before.get(name))} and is"
+                f" {short(self.settings[name])}; use the same settings, or --overwrite to start"
+                " over"
             )
 
     def _recover(self) -> int:
-        """Cuts off what a kill left half-written; the number of whole rows before it."""
+        """Cuts off what a kill left half-written; the number of whole rows before it.
+
+        Rows are parsed: no kill damages one, but a disk may, and nobody would look at it again.
+        """
         if not self.partial.stat().st_size:
             return 0  # killed before there was a row: the description may not be there yet
         self._compare()
@@ -92,6 +96,13 @@ class RowsFile(AbstractContextManager):
                 if not line.endswith(b"\n"):
                     break
                 rows, size = rows + 1, size + len(line)
+                try:
+                    json_object(line.decode("utf-8"))
+                except ValueError as error:
+                    raise RewardJaxError(
+                        f"{self.partial}:{rows}: {error}; cut the file before this line, or pass"
+                        " --overwrite to start over"
+                    ) from None
             file.truncate(size)
         return rows
 
@@ -116,8 +127,13 @@ class RowsFile(AbstractContextManager):
                 f"a row for prompt {short(row.get('prompt'))} holds numbers that are not finite; "
                 "the weights of the LM or of the reward model are damaged: get them again"
             ) from error
+        self.write_line(line.encode("utf-8"))
+
+    def write_line(self, line: bytes) -> None:
+        """A row as it is, its newline included."""
+        assert self._file is not None
         try:
-            self._file.write(line.encode("utf-8"))
+            self._file.write(line)
             self._file.flush()
         except OSError as error:  # which does not say itself what was written to
             error.filename = "standard output" if self.path is None else str(self.path)

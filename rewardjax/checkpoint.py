@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import orbax.checkpoint.experimental.v1 as ocp
 from jaxtyping import Array, UInt32
 
+from rewardjax import hosts
 from rewardjax.errors import RewardJaxError
 from rewardjax.progress import note as say
 
@@ -172,14 +173,8 @@ def newest(directory: str | Path, like: Any) -> Restored | None:
       RewardJaxError: there are some and none can be read. Nothing is changed or deleted.
     """
     directory, found, damaged = Path(directory), None, {}
-    if not directory.is_dir():
-        return None
-    folders = []
-    for path in directory.iterdir():
-        if path.is_dir() and path.name.isdecimal() and str(int(path.name)) == path.name:
-            folders.append(path)
-        elif not path.name.endswith(DAMAGED):
-            say(f"{str(path)!r} is no complete checkpoint; it is not used")
+    folders = _listed(directory)
+    hosts.wait("checkpoints listed")  # and none is written before all processes have looked
     for folder in sorted(folders, key=lambda path: -int(path.name)):
         try:
             if found is None:
@@ -193,12 +188,26 @@ def newest(directory: str | Path, like: Any) -> Restored | None:
             f"no checkpoint in {str(directory)!r} can be read, and nothing was changed there: "
             f"{'; '.join(damaged.values())}; choose another --run-dir to begin anew"
         )
+    hosts.wait("checkpoints read")
     for folder, reason in damaged.items():
         assert found is not None
         aside = _unused(folder.with_name(folder.name + DAMAGED))
         say(f"{reason}; set aside as {aside.name!r}, continuing from step {found.step}")
-        folder.rename(aside)
+        if hosts.is_first():
+            folder.rename(aside)
+    hosts.wait("checkpoints set aside")
     return found
+
+
+def _listed(directory: Path) -> list[Path]:
+    """The folders of checkpoints; whatever else lies there is named."""
+    folders = []
+    for path in directory.iterdir() if directory.is_dir() else ():
+        if path.is_dir() and path.name.isdecimal() and str(int(path.name)) == path.name:
+            folders.append(path)
+        elif not path.name.endswith(DAMAGED):
+            say(f"{str(path)!r} is no complete checkpoint; it is not used")
+    return folders
 
 
 def read(folder: Path, like: Any) -> Restored:
@@ -212,7 +221,7 @@ def read(folder: Path, like: Any) -> Restored:
         abstract = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like
         )
-        state: Any = ocp.load_checkpointables(folder.absolute(), {"state": abstract})["state"]
+        state: Any = ocp.load_checkpointables(str(folder.absolute()), {"state": abstract})["state"]
         if checksums(state) != record["checksums"]:
             raise ValueError("its arrays are not those that were written")
     return Restored(record["step"], state, record["note"])
@@ -248,7 +257,7 @@ def _record(folder: Path) -> dict[str, Any]:
         metrics = folder / "metrics" / "metrics"
         if metrics.is_file():  # Orbax reads those of all checkpoints at once
             json.loads(metrics.read_bytes())
-        record: Any = ocp.checkpointables_metadata(folder.absolute()).custom_metadata
+        record: Any = ocp.checkpointables_metadata(str(folder.absolute())).custom_metadata
         if not record:
             raise ValueError("its record is missing")
         record = dict(record)

@@ -59,6 +59,10 @@ COMMANDS: dict[tuple[str, ...], tuple[str, str]] = {
         "rewardjax.experiments.bench:main",
         "decoding speed beside the machine's limits and PyTorch",
     ),
+    ("bench", "train"): (
+        "rewardjax.train.bench:main",
+        "training speed beside the machine's ceiling and PyTorch",
+    ),
     ("bench", "profile"): (
         "rewardjax.experiments.bench.profile:main",
         "where a decoding step's time goes, part by part",

@@ -23,28 +23,31 @@ import pydantic
 import tyro
 import yaml
 
+from rewardjax.bounded_yaml import BoundedLoader
 from rewardjax.errors import RewardJaxError, nearest, short
 
 T = TypeVar("T")
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(BoundedLoader):
     """YAML without duplicate keys, and with `1e-4` read as a number (YAML 1.1 makes it text)."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
+    def construct_mapping(self, node: yaml.Node, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        # What `!!map` makes of a word or a list is refused below.
+        for key_node, _ in node.value if isinstance(node, yaml.MappingNode) else ():
             key = self.construct_object(key_node, deep=True)
-            if isinstance(key, list | dict | set):
+            if not isinstance(key, str):
                 raise yaml.MarkedYAMLError(
-                    problem=f"a key is a {type(key).__name__}", problem_mark=key_node.start_mark
+                    problem=f"a key is a {type(key).__name__}; expected text, in quotes if need be",
+                    problem_mark=key_node.start_mark,
                 )
             if key in seen:
                 raise yaml.MarkedYAMLError(
-                    problem=f"duplicate key {key!r}", problem_mark=key_node.start_mark
+                    problem=f"duplicate key {short(key)}", problem_mark=key_node.start_mark
                 )
             seen.add(key)
-        return super().construct_mapping(node, deep)
+        return super().construct_mapping(node, deep)  # pyright: ignore[reportArgumentType]
 
 
 _Loader.add_implicit_resolver(
@@ -52,13 +55,20 @@ _Loader.add_implicit_resolver(
     re.compile(r"^[-+]?(?:[0-9][0-9_]*)(?:\.[0-9_]*)?[eE][-+]?[0-9]+$"),
     list("-+0123456789"),
 )
+_LARGEST = 1 << 18  # bytes of a file: more take PyYAML seconds
+_LONGEST_NAME = 1000  # of a file that is extended
 
 
 def _read_mapping(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        what = "is a directory" if path.is_dir() else "does not exist"
-        raise RewardJaxError(f"config {str(path)!r} {what}; expected a YAML file")
     try:
+        if not path.is_file():
+            what = "is a directory" if path.is_dir() else "does not exist"
+            raise RewardJaxError(f"config {str(path)!r} {what}; expected a YAML file")
+        if path.stat().st_size > _LARGEST:
+            raise RewardJaxError(
+                f"config {str(path)!r} has {path.stat().st_size:,} bytes; expected YAML of at most "
+                f"{_LARGEST:,}: settings, not data"
+            )
         value = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except (UnicodeDecodeError, yaml.reader.ReaderError) as error:
         raise RewardJaxError(f"config {str(path)!r} is not UTF-8 text; expected YAML") from error
@@ -67,8 +77,13 @@ def _read_mapping(path: Path) -> dict[str, Any]:
         line = f":{mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or error
         raise RewardJaxError(f"{path}{line}: not valid YAML: {problem}") from error
-    except (ValueError, RecursionError) as error:  # a date or a number that cannot be, [[[[…
+    except OSError as error:  # a name that is too long, a file of another user
+        raise RewardJaxError(f"config {str(path)!r} cannot be read: {error.strerror}") from error
+    except ValueError as error:  # a date or a number that cannot be
         raise RewardJaxError(f"{path}: not usable YAML: {error}") from error
+    except (ArithmeticError, AttributeError, LookupError, TypeError) as error:
+        # PyYAML looks up and computes without checking: `!!bool 3`, `!!int ''`, `!!map x`
+        raise RewardJaxError(f"{path}: not usable YAML: a value does not fit its tag") from error
     if value is None:
         return {}
     if not isinstance(value, dict):
@@ -94,9 +109,12 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
     parent = values.pop("extends", None)
     if parent is None:
         return values
-    if not isinstance(parent, str):
-        raise RewardJaxError(f"{path}: extends: expected one file name, got {parent!r}")
-    below = _read_mapping(path.parent / parent)
+    if not isinstance(parent, str) or len(parent) > _LONGEST_NAME:
+        raise RewardJaxError(f"{path}: extends: expected one file name, got {short(parent)}")
+    try:
+        below = _read_mapping(path.parent / parent)
+    except RewardJaxError as error:
+        raise RewardJaxError(f"{path}: extends: {error}") from error
     if "extends" in below:
         raise RewardJaxError(
             f"{path}: extends {parent!r}, which extends another file; at most one level is read"
@@ -132,7 +150,8 @@ def _suggest(name: str, options: Iterable[str]) -> str:
 def _unknown(name: str, cls: type, where: str) -> RewardJaxError:
     keys = list(field_types(cls))
     sections = {key.rsplit(".", 1)[0] for key in keys if "." in key}
-    return RewardJaxError(f"{where}unknown key {name!r}{_suggest(name, [*keys, *sections])}")
+    hint = _suggest(name[:100], [*keys, *sections])
+    return RewardJaxError(f"{where}unknown key {short(name)}{hint}")
 
 
 def from_dict(cls: type[T], values: dict[str, Any], *, source: str = "") -> T:
@@ -148,7 +167,8 @@ def from_dict(cls: type[T], values: dict[str, Any], *, source: str = "") -> T:
 def _build(cls: type[T], values: Any, root: type, prefix: str, where: str) -> T:
     if not isinstance(values, dict):
         raise RewardJaxError(
-            f"{where}{prefix.rstrip('.') or 'settings'}: expected keys and values, got {values!r}"
+            f"{where}{prefix.rstrip('.') or 'settings'}: expected keys and values, got "
+            f"{short(values)}"
         )
     fields = {field.name: field for field in dataclasses.fields(typing.cast(Any, cls))}
     for key in values:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,20 +20,24 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 
+from rewardjax import hosts
 from rewardjax.config import from_dict
 from rewardjax.data.lines import json_object
 from rewardjax.decoding.settings import LINK_NAMES
 from rewardjax.errors import RewardJaxError, short
 from rewardjax.lm import LM, LMConfig, OpenedLM, first_layers, open_lm, unstack_layers
+from rewardjax.lm.checks import check_config, mapping
+from rewardjax.lm.config import freeze
 from rewardjax.lm.params import cut_config, param_shapes
 from rewardjax.rewards import RewardModel, RewardModelConfig, RewardParams, build
 from rewardjax.sharding import place
 
 PyTree = Any
 FORMAT = 1
+_NAME = re.compile(r"\w+(\.\w+){0,20}", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -205,26 +210,32 @@ def save_reward_model(
     trained = TrainedRewardModel(
         config, link, lm.source, lm.fingerprint, transformer, backbone_fingerprint, trainable
     )
-    directory = Path(directory)
+    tensors = {k: hosts.fetch(x).astype(np.float32) for k, x in _flatten(trainable).items()}
+    if hosts.is_first():
+        _write(Path(directory), trained, tensors)
+    hosts.wait("reward model")
+    return trained
+
+
+def _write(directory: Path, trained: TrainedRewardModel, tensors: dict[str, np.ndarray]) -> None:
     directory.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=directory.parent, prefix=".reward_model-") as scratch:
         new = Path(scratch) / "new"
         new.mkdir()
-        tensors = {name: np.asarray(x, np.float32) for name, x in _flatten(trainable).items()}
         save_file(tensors, new / "model.safetensors")
+        transformer = trained.transformer
         description = {
             "format": FORMAT,
-            "reward_model": asdict(config),
-            "link": link,
-            "base_lm": {"source": lm.source, "fingerprint": lm.fingerprint},
+            "reward_model": asdict(trained.config),
+            "link": trained.link,
+            "base_lm": {"source": trained.base_source, "fingerprint": trained.base_fingerprint},
             "transformer": transformer.to_dict() if transformer else None,
-            "backbone_fingerprint": backbone_fingerprint,
+            "backbone_fingerprint": trained.backbone_fingerprint,
         }
         (new / "config.json").write_text(json.dumps(description, indent=2) + "\n")
         if directory.exists():
             os.replace(directory, Path(scratch) / "old")
         os.replace(new, directory)
-    return trained
 
 
 def load_reward_model(directory: str | Path) -> TrainedRewardModel:
@@ -246,9 +257,12 @@ def load_reward_model(directory: str | Path) -> TrainedRewardModel:
             raise ValueError(f"format {short(saved.get('format'))}; expected format {FORMAT}")
         found = from_dict(_Description, saved)
         if found.link not in LINK_NAMES:
-            raise ValueError(f"link {found.link!r}; expected {' or '.join(LINK_NAMES)}")
-        transformer = None if found.transformer is None else LMConfig.from_dict(found.transformer)
-    except (ValueError, TypeError, RewardJaxError) as error:
+            raise ValueError(f"link {short(found.link)}; expected {' or '.join(LINK_NAMES)}")
+        for name in ("outputs", "rank", "num_layers", "lora_rank"):
+            if not 0 <= (getattr(found.reward_model, name) or 0) < 2**31:
+                raise ValueError(f"reward_model.{name} is out of range")
+        transformer = None if found.transformer is None else _transformer(found.transformer)
+    except (ValueError, OSError, RewardJaxError) as error:
         raise RewardJaxError(
             f"{path} is damaged or from another version of rewardjax ({error}); train or copy the"
             " reward model again"
@@ -282,12 +296,33 @@ class _Description:
     backbone_fingerprint: str | None
 
 
+def _transformer(values: dict[str, Any]) -> LMConfig:
+    """Raises RewardJaxError or ValueError: an architecture that no model can have."""
+    scaling = mapping(values.get("rope_scaling"), "transformer.rope_scaling")
+    config = from_dict(LMConfig, {**values, "rope_scaling": None}, source="transformer")
+    return check_config(
+        # How a model is computed at the moment is not the file's to say.
+        dataclasses.replace(
+            config, rope_scaling=freeze(scaling) or None, remat="none", compute_dtype=None
+        )
+    )
+
+
 def _load_tensors(path: Path) -> PyTree:
+    flat = {}
     try:
-        flat = load_file(path)
-    except (OSError, SafetensorError) as error:
+        with safe_open(path, framework="np") as file:
+            for name in file.keys():  # noqa: SIM118  not a dict
+                dtype = file.get_slice(name).get_dtype()
+                if dtype != "F32" or len(name) > 200 or not _NAME.fullmatch(name):
+                    raise ValueError(
+                        f"it holds {short(name)} of type {dtype}; expected a path of words, and F32"
+                    )
+                flat[name] = file.get_tensor(name)
+    except (OSError, SafetensorError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
         raise RewardJaxError(
-            f"{path} cannot be read ({error}); train or copy the reward model again"
+            f"{path} cannot be read ({reason}); train or copy the reward model again"
         ) from error
     tree: dict = {}
     for name, value in flat.items():
@@ -296,7 +331,9 @@ def _load_tensors(path: Path) -> PyTree:
         for parent in parents:
             node = node.setdefault(parent, {}) if isinstance(node, dict) else node
         if not isinstance(node, dict) or leaf in node:
-            raise RewardJaxError(f"{path}: tensor {name!r} stands for a group and an array at once")
+            raise RewardJaxError(
+                f"{path}: tensor {short(name)} stands for a group and an array at once"
+            )
         node[leaf] = jnp.asarray(value)
     return tree
 

@@ -23,13 +23,24 @@ Advance = Callable[..., None]
 """`advance(n=1, **fields)`: move on by `n`; the fields are shown beside the bar as `name value`."""
 
 
+_silent = False
+
+
+def silence() -> None:
+    """Say nothing more: another process of the same job speaks."""
+    global _silent
+    _silent = True
+
+
 def is_terminal() -> bool:
     """Whether a person is likely to watch standard error."""
-    return sys.stderr is not None and sys.stderr.isatty()
+    return sys.stderr is not None and sys.stderr.isatty() and not _silent
 
 
 def note(message: str) -> None:
     """Print one line: beside the bars on a terminal, else to standard output (log, notebook)."""
+    if _silent:
+        return
     Console(stderr=is_terminal(), highlight=False, markup=False, soft_wrap=True).print(message)
 
 

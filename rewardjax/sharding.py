@@ -23,6 +23,7 @@ import numpy as np
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from rewardjax import hosts
 from rewardjax.errors import RewardJaxError
 from rewardjax.mesh import AXES, MeshConfig
 
@@ -47,14 +48,20 @@ RULES: tuple[tuple[str, P], ...] = (
 """End of a parameter's path → how its axes lie on the mesh; the first that fits counts."""
 
 
-def make_mesh(config: MeshConfig, devices: Any = None) -> Mesh:
+def make_mesh(config: MeshConfig, devices: Any = None, *, local: bool = False) -> Mesh:
     """The devices as a mesh with the axes `data`, `fsdp` and `tensor`.
+
+    Args:
+      devices: by default all, of every process.
+      local: this process works for itself, on devices of its own.
 
     Raises:
       RewardJaxError: sizes that are not 1 or more (or one -1), or that need other devices than
         there are.
     """
-    devices = jax.devices() if devices is None else list(devices)
+    if devices is None:
+        devices = jax.local_devices() if local else jax.devices()
+    devices = list(devices)
     sizes = {axis: getattr(config, axis) for axis in AXES}
     free = [axis for axis, size in sizes.items() if size == -1]
     if len(free) > 1 or any(size < 1 and size != -1 for size in sizes.values()):
@@ -65,6 +72,11 @@ def make_mesh(config: MeshConfig, devices: Any = None) -> Mesh:
     if free:
         sizes[free[0]] = max(len(devices) // taken, 1)
     count = math.prod(sizes.values())
+    if len({device.process_index for device in devices[:count]}) < hosts.count() and not local:
+        raise RewardJaxError(
+            f"mesh {_words(sizes)} takes {count} of the {len(devices)} devices of {hosts.count()}"
+            " processes, which leaves some process none; set one of its axes to -1"
+        )
     if count > len(devices) or (free and count != len(devices)):
         raise RewardJaxError(
             f"mesh {_words(sizes)} takes {count} devices and there are {len(devices)}; lower a"
@@ -76,12 +88,12 @@ def make_mesh(config: MeshConfig, devices: Any = None) -> Mesh:
 
 
 @contextlib.contextmanager
-def use_mesh(config: MeshConfig) -> Iterator[Mesh | None]:
-    """Everything inside lies on this mesh; of one device there is none."""
-    if config == MeshConfig():
+def use_mesh(config: MeshConfig, *, local: bool = False) -> Iterator[Mesh | None]:
+    """Everything inside lies on this mesh; of one device there is none. `local`: as `make_mesh`."""
+    if config == MeshConfig() and (local or hosts.count() == 1):
         yield None
         return
-    mesh = make_mesh(config)
+    mesh = make_mesh(config, local=local)
     with jax.set_mesh(mesh):
         yield mesh
 
@@ -129,9 +141,20 @@ def place(tree: Tree) -> Tree:
     if mesh is None:
         return tree
     return jax.tree_util.tree_map_with_path(
-        lambda path, x: jax.device_put(x, NamedSharding(mesh, spec(_name(path), x.shape, mesh))),
+        lambda path, x: _spread(x, NamedSharding(mesh, spec(_name(path), x.shape, mesh))),
         tree,
     )
+
+
+def _spread(x: Any, sharding: NamedSharding) -> jax.Array:
+    """An array that every process has, each giving its own devices their parts."""
+    if sharding.is_fully_addressable or not getattr(x, "is_fully_addressable", True):
+        return jax.device_put(x, sharding)
+    if isinstance(x, jax.Array) and jax.numpy.issubdtype(x.dtype, jax.dtypes.prng_key):
+        data = _spread(jax.random.key_data(x), NamedSharding(sharding.mesh, P()))
+        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(x))
+    values = np.asarray(x)
+    return jax.make_array_from_callback(values.shape, sharding, lambda part: values[part])
 
 
 def constrain_params(tree: Tree) -> Tree:
@@ -155,17 +178,49 @@ def put(path: tuple[str, ...], value: np.ndarray) -> jax.Array:
     mesh = current()
     if mesh is None:
         return jax.numpy.asarray(value)
-    return jax.device_put(value, NamedSharding(mesh, spec("/".join(path), value.shape, mesh)))
+    return _spread(value, NamedSharding(mesh, spec("/".join(path), value.shape, mesh)))
 
 
-def place_batch(tree: Tree) -> Tree:
-    """Arrays whose first axis is the batch, split over `data` and `fsdp` where these divide it."""
+def own_rows(size: int) -> slice:
+    """Those rows of a batch that this process's devices hold: all, where there is one process."""
+    mesh = current()
+    if mesh is None:
+        return slice(0, size)
+    spread = _batch_sharding(mesh, size).addressable_devices_indices_map((size,))
+    parts = [index[0].indices(size) for index in spread.values() if index is not None]
+    return slice(min(start for start, _, _ in parts), max(stop for _, stop, _ in parts))
+
+
+def place_batch(tree: Tree, size: int | None = None) -> Tree:
+    """Arrays whose first axis is the batch, split over `data` and `fsdp` where these divide it.
+
+    Args:
+      tree: `own_rows` of each array.
+      size: rows of the whole batch; unset: as many as the arrays have, in every process.
+    """
     mesh = current()
     if mesh is None:
         return tree
-    parts = batch_parts()
-    split, whole = NamedSharding(mesh, P(BATCH)), NamedSharding(mesh, P())
-    return jax.tree.map(lambda x: jax.device_put(x, whole if len(x) % parts else split), tree)
+
+    def lay(x: Any) -> jax.Array:
+        total = len(x) if size is None else size
+        sharding = _batch_sharding(mesh, total)
+        if sharding.is_fully_addressable:
+            return jax.device_put(x, sharding)
+        own, values = own_rows(total), np.asarray(x)
+        values = values[own] if size is None else values
+
+        def part(index: Any) -> np.ndarray:
+            start, stop, _ = index[0].indices(total)
+            return values[start - own.start : stop - own.start]
+
+        return jax.make_array_from_callback((total, *values.shape[1:]), sharding, part)
+
+    return jax.tree.map(lay, tree)
+
+
+def _batch_sharding(mesh: Mesh, size: int) -> NamedSharding:
+    return NamedSharding(mesh, P() if size % batch_parts() else P(BATCH))
 
 
 def constrain(x: jax.Array, *axes: str | tuple[str, ...] | None) -> jax.Array:

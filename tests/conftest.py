@@ -204,3 +204,18 @@ def forked(tmp_path_factory, tiny_lm_dir):
 
         yield call
         runner.stdin.close()
+
+
+@pytest.fixture(scope="session")
+def reviews():
+    """Texts whose label is which of two word pairs they use; every fourth word tells it."""
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    texts, labels = [], []
+    for i in range(96):
+        words = (" bad", " not") if i % 2 else (" good", " great")
+        middle = rng.choice([" film", " was", " is", *words], rng.integers(3, 10))
+        texts.append(f"the{''.join(middle)}{words[i // 2 % 2]}")
+        labels.append(float(i % 2 == 0))
+    return texts, labels

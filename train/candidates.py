@@ -16,6 +16,7 @@ from rewardjax.cache import cache_dir
 from rewardjax.data import features
 from rewardjax.data.features import Features
 from rewardjax.data.hidden import estimate, hidden_states
+from rewardjax.hosts import fetch
 from rewardjax.lm import LM, LMConfig, unembed
 
 from . import token_rows
@@ -106,7 +107,7 @@ def lm_candidates(
                 k=k,
                 include_observed=include_observed,
             )
-            yield from texts_of(batch, candidates=np.asarray(found))
+            yield from texts_of(batch, candidates=fetch(found))
 
     total = sum(map(len, tokens))
     flops = 2.0 * total * config.vocab_size * config.hidden_size

@@ -109,6 +109,7 @@ RESUME_MAY_CHANGE = frozenset(
     | {"checkpoint.keep", "checkpoint.export", "data.path", "teacher"}
     | {"compute.accumulate", "compute.remat", "optim.non_finite", "optim.max_non_finite"}
     | {"mesh.data", "mesh.fsdp", "mesh.tensor"}
+    | {"hosts.join", "hosts.coordinator", "hosts.count", "hosts.index"}
 )
 """Settings that may differ from config.yaml's when a run continues (the LM, the teacher and the
 texts are compared by content)."""

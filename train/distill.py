@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from rewardjax import config as settings_file
+from rewardjax import hosts
 from rewardjax.data.settings import DataConfig, fill
 from rewardjax.errors import RewardJaxError
 from rewardjax.lm import LM
@@ -53,6 +54,7 @@ def distill(
     config = dataclasses.replace(config, data=fill(data))
     if lm is not None:
         config = dataclasses.replace(config, lm=lm.source)
+    hosts.join(config.hosts)
     check_directory(config)
     if texts is not None and labels is None:
         labels = np.zeros((len(texts), len(config.data.labels)))

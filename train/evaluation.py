@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from rewardjax.data.batches import Batch
+from rewardjax.hosts import fetch
 from rewardjax.metrics import regression
 from rewardjax.rewards import RewardModel, RewardParams
 from rewardjax.sharding import place_batch
@@ -36,9 +37,11 @@ def predict(
     """Rewards of every token of every text; with `sigmoid`, rewards are logits."""
     predictions = []
     for batch in batches:
-        read = place_batch((batch.tokens, batch.lengths, hidden_of(batch)))
+        own = batch.own()
+        read = (own.tokens, own.lengths, hidden_of(own))
+        read = place_batch(read, len(batch.lengths))
         rewards = _predict(params, *read, model=model, sigmoid=sigmoid)
-        values = np.array(rewards)
+        values = np.array(fetch(rewards))
         values[:, : model.first_scored] = np.nan
         for row, i in enumerate(batch.ids.tolist()):
             if i >= 0:

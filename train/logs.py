@@ -27,14 +27,19 @@ class MetricsLog:
     Args:
       run_dir: an existing directory.
       after: forget rows of later steps than this (a resumed run writes them again).
+      writes: whether it is this process, of several that run the job, that writes.
     """
 
-    def __init__(self, run_dir: Path, *, after: int = 0) -> None:
+    def __init__(self, run_dir: Path, *, after: int = 0, writes: bool = True) -> None:
         self._path = run_dir / "metrics.jsonl"
+        self.rows: list[dict[str, Any]] = []
+        self._board: Any = None
+        self._file = None
+        if not writes:
+            return
         self.rows = [row for row in _read(self._path) if row["step"] <= after]
         self._path.write_text("".join(json.dumps(row) + "\n" for row in self.rows))
         self._file = self._path.open("a", encoding="utf-8")
-        self._board: Any = None
         if importlib.util.find_spec("tensorboard") is not None:
             summary = importlib.import_module("tensorboard.summary")
             self._board = summary.Writer(str(run_dir / "tensorboard"))
@@ -43,8 +48,9 @@ class MetricsLog:
         """Append one row; it is on its way to the disk when this returns."""
         row = {"step": step, **plain(values)}
         self.rows.append(row)
-        self._file.write(json.dumps(row) + "\n")
-        self._file.flush()
+        if self._file is not None:
+            self._file.write(json.dumps(row) + "\n")
+            self._file.flush()
         if self._board is not None:
             for name, value in row.items():
                 if name != "step" and isinstance(value, int | float):
@@ -52,7 +58,8 @@ class MetricsLog:
 
     def close(self) -> None:
         """Flush and close."""
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
         if self._board is not None:
             self._board.close()
 

@@ -54,6 +54,11 @@ class Loss(Protocol):
     @property
     def prior_weight(self) -> float: ...
 
+    @property
+    def candidates(self) -> int:
+        """Tokens that are scored at each position, for their gradients."""
+        ...
+
     def __call__(
         self, model: RewardModel, params: RewardParams, inputs: Inputs, keys: Key[Array, "B"]
     ) -> Terms: ...
@@ -72,6 +77,10 @@ class LabelLoss:
     @property
     def prior_weight(self) -> float:
         return self.config.prior_weight
+
+    @property
+    def candidates(self) -> int:
+        return 1 + (self.config.prior_weight > 0) * self.config.num_random_tokens
 
     def __call__(
         self, model: RewardModel, params: RewardParams, inputs: Inputs, keys: Key[Array, "B"]
@@ -106,6 +115,11 @@ class TeacherLoss:
     @property
     def prior_weight(self) -> float:
         return self.config.prior_weight
+
+    @property
+    def candidates(self) -> int:
+        random = (self.config.prior_weight > 0) * self.config.num_random_tokens
+        return self.config.width + random
 
     def __call__(
         self, model: RewardModel, params: RewardParams, inputs: Inputs, keys: Key[Array, "B"]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rewardjax import hosts
 from rewardjax.export import TrainedRewardModel
 
 
@@ -33,6 +34,8 @@ class Result:
 
 def report(result: Result, names: tuple[str, ...]) -> None:
     """Print what a command says when it is done; `names` of the metrics `eval/…` to show."""
+    if not hosts.is_first():
+        return
     if result.skipped:
         print(f"left out {len(result.skipped)} texts, the first: {result.skipped[0]}")
     shown = [(name, result.metrics.get(f"eval/{name}")) for name in names]

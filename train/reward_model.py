@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 from rewardjax import config as settings_file
+from rewardjax import hosts
 from rewardjax.data.settings import fill
 from rewardjax.errors import RewardJaxError
 from rewardjax.lm import LM
@@ -41,6 +42,7 @@ def train(
         raise RewardJaxError("train needs texts and labels together, or neither of them")
     if lm is not None:
         config = dataclasses.replace(config, lm=lm.source)
+    hosts.join(config.hosts)
     check_directory(config)
     return execute(config, lm, texts, labels)
 

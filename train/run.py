@@ -60,10 +60,11 @@ class Run:
         return labelled(self.config)
 
     def inputs(self, batch: Batch) -> Inputs:
-        """What a step takes of a batch."""
-        found = self.targets.batch(batch) if self.targets else ()
-        hidden = self.hidden(batch)
-        return place_batch(Inputs(batch.tokens, batch.lengths, batch.labels, hidden, *found))
+        """What a step takes of a batch; each process reads the rows that its devices hold."""
+        own = batch.own()
+        found = self.targets.batch(own) if self.targets else ()
+        inputs = Inputs(own.tokens, own.lengths, own.labels, self.hidden(own), *found)
+        return place_batch(inputs, len(batch.lengths))
 
     def hidden(self, batch: Batch) -> dict[int, np.ndarray]:
         """The base LM's states that the reward model wants for a batch."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from rewardjax.data.settings import DataConfig
+from rewardjax.hosts import HostsConfig
 from rewardjax.mesh import MeshConfig
 from rewardjax.rewards import RewardModelConfig
 
@@ -144,6 +145,7 @@ class RunConfig:
     resume: bool = False
     """Continue the run in run_dir from its newest checkpoint."""
     mesh: MeshConfig = field(default_factory=MeshConfig)
+    hosts: HostsConfig = field(default_factory=HostsConfig)
     reward_model: RewardModelConfig = field(default_factory=RewardModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     features: FeaturesConfig = field(default_factory=FeaturesConfig)

@@ -8,6 +8,8 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
+from rewardjax import hosts
+
 
 class StopRequest:
     """`signum` is the signal that asked to stop, or None."""
@@ -26,10 +28,11 @@ class StopRequest:
 def stop_request() -> Iterator[StopRequest]:
     """Turn SIGINT and SIGTERM into a request while the block runs; a second one acts at once.
 
-    Outside the main thread signals cannot be caught; the request then never comes.
+    Outside the main thread signals cannot be caught; the request then never comes. Of a job of
+    several processes JAX catches them (`hosts.asked_to_stop`), for all must stop at one step.
     """
     request = StopRequest()
-    if threading.current_thread() is not threading.main_thread():
+    if threading.current_thread() is not threading.main_thread() or hosts.count() > 1:
         yield request
         return
     signals = (signal.SIGINT, signal.SIGTERM)

@@ -25,6 +25,7 @@ from rewardjax.data.features import Features
 from rewardjax.data.hidden import estimate
 from rewardjax.errors import RewardJaxError
 from rewardjax.export import TrainedRewardModel
+from rewardjax.hosts import fetch
 from rewardjax.lm import LM, LMConfig
 from rewardjax.rewards import RewardModel, RewardParams
 from rewardjax.sharding import place_batch
@@ -135,12 +136,11 @@ def load_or_compute(
 
     def compute() -> Iterator[Block]:
         for batch in all_batches(tokens, objective.width):
-            hidden = own.batch(batch.ids, batch.tokens.shape[1]) if own else {}
-            candidates = (
-                chosen.batch("candidates", batch.ids, batch.tokens.shape[1]) if chosen else None
-            )
-            read = place_batch((batch.tokens, batch.lengths, hidden, candidates))
-            rewards = np.asarray(_score(params, *read, model=model))
+            part, width = batch.own(), batch.tokens.shape[1]
+            hidden = own.batch(part.ids, width) if own else {}
+            candidates = chosen.batch("candidates", part.ids, width) if chosen else None
+            read = (part.tokens, part.lengths, hidden, candidates)
+            rewards = fetch(_score(params, *place_batch(read, len(batch.lengths)), model=model))
             yield from texts_of(batch, rewards=rewards)
 
     rewards = token_rows.load_or_compute(
@@ -171,7 +171,7 @@ def fingerprint(teacher: TrainedRewardModel) -> str:
     ]
     digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
     for path, leaf in jax.tree_util.tree_leaves_with_path(teacher.trainable):
-        value = np.asarray(leaf)
+        value = fetch(leaf)
         digest.update(f"{jax.tree_util.keystr(path)} {value.dtype} {value.shape}".encode())
         digest.update(np.ascontiguousarray(value).tobytes())
     return digest.hexdigest()

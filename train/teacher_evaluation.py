@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from rewardjax.data.batches import Batch
+from rewardjax.hosts import fetch
 from rewardjax.rewards import RewardModel, RewardParams
 
 from .losses import Inputs, student_rewards
@@ -79,10 +80,10 @@ def compare(
     whole, deltas, levels = _Sums(), _Sums(), _Sums()
     for batch in batches:
         inputs = inputs_of(batch)
-        rewards = np.asarray(_student(params, inputs, config=config, model=model))
+        rewards = fetch(_student(params, inputs, config=config, model=model))
         t = np.arange(rewards.shape[1])
         scored = (t >= first) & (t < batch.lengths[:, None])
-        student, teacher = rewards[scored], np.asarray(inputs.targets)[scored]  # [N, C, A]
+        student, teacher = rewards[scored], fetch(inputs.targets)[scored]  # [N, C, A]
         if not len(teacher):
             continue
         outputs = teacher.shape[2]

@@ -10,8 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -24,8 +22,7 @@ from jaxtyping import Int, Shaped
 
 from rewardjax import progress
 from rewardjax.data.batches import Batch, by_width, make_batch
-from rewardjax.data.hidden import machine_flops
-from rewardjax.errors import RewardJaxError
+from rewardjax.data.made_once import announce, open_or_make
 
 # Tokens that are scored in one call: enough to fill the machine.
 _QUERIES = {"cpu": 4096}
@@ -85,27 +82,19 @@ def load_or_compute(
     """
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     directory, total = root / key, int(offsets[-1])
-    found = _open(directory, columns, total)
-    if found is not None:
-        return TokenRows(*found[:1], offsets, directory, False, found[1])
-    _announce(root, columns, total, what, flops)
-    partial = Path(tempfile.mkdtemp(prefix="unfinished-", dir=root))
-    begun = time.perf_counter()
-    try:
-        _write(partial, columns, offsets, compute(), what)
-        seconds = time.perf_counter() - begun
-        (partial / "made.json").write_text(json.dumps({"what": what, "seconds": seconds}))
-        if directory.is_dir():  # damaged, or written by another process meanwhile
-            shutil.rmtree(directory)
-        partial.rename(directory)
-    except BaseException as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        if isinstance(error, OSError) and error.filename is None:
-            error.filename = str(root)  # a full disk does not say itself what was written to
-        raise
-    found = _open(directory, columns, total)
-    assert found is not None
-    return TokenRows(found[0], offsets, directory, True, found[1])
+
+    def make(folder: Path | None) -> None:
+        announce(root, size, flops, f"{what} for {total:,} tokens", "use fewer texts or candidates")
+        begun = time.perf_counter()
+        _write(folder, columns, offsets, compute(), what)
+        if folder is not None:
+            made = {"what": what, "seconds": time.perf_counter() - begun}
+            (folder / "made.json").write_text(json.dumps(made))
+
+    size = total * sum(int(np.prod(row)) * dtype.itemsize for row, dtype in columns.values())
+    root.mkdir(parents=True, exist_ok=True)
+    found, computed = open_or_make(directory, lambda: _open(directory, columns, total), make)
+    return TokenRows(found[0], offsets, directory, computed, found[1])
 
 
 def _open(
@@ -126,39 +115,23 @@ def _open(
     return arrays, seconds
 
 
-def _announce(root: Path, columns: Columns, total: int, what: str, flops: float) -> None:
-    """Show size and time beforehand; refuse what the disk cannot hold."""
-    size = total * sum(int(np.prod(row)) * dtype.itemsize for row, dtype in columns.values())
-    root.mkdir(parents=True, exist_ok=True)
-    for old in root.glob("unfinished-*"):  # left by a process that was killed long ago
-        if time.time() - old.stat().st_mtime > 7 * 86400:
-            shutil.rmtree(old, ignore_errors=True)
-    free = shutil.disk_usage(root).free
-    if size > free:
-        raise RewardJaxError(
-            f"{what} need {size / 2**30:.1f} GiB and {str(root)!r} has {free / 2**30:.1f} GiB "
-            "free; free some space, set REWARDJAX_CACHE to another disk, or use fewer texts or "
-            "candidates"
-        )
-    # Attention, norms and padding take the rest of the time.
-    seconds = flops / (0.7 * machine_flops())
-    progress.note(
-        f"{what} for {total:,} tokens: {size / 2**20:.0f} MiB in {root}, about {seconds:.0f} s "
-        "(once)"
-    )
-
-
 def _write(
-    directory: Path, columns: Columns, offsets: np.ndarray, blocks: Iterator[Block], what: str
+    folder: Path | None,
+    columns: Columns,
+    offsets: np.ndarray,
+    blocks: Iterator[Block],
+    what: str,
 ) -> None:
     """Plain writes, not a writable map: a full disk is then an error, not a crash."""
     with contextlib.ExitStack() as stack:
-        files = {
-            name: stack.enter_context((directory / f"{name}.bin").open("wb")) for name in columns
-        }
+        files = {}
+        if folder is not None:
+            opened = {name: (folder / f"{name}.bin").open("wb") for name in columns}
+            files = {name: stack.enter_context(file) for name, file in opened.items()}
         advance = stack.enter_context(progress.bar(what, int(offsets[-1])))
         for i, rows in blocks:
-            for name, (row, dtype) in columns.items():
+            for name in files:
+                row, dtype = columns[name]
                 values = np.ascontiguousarray(rows[name], dtype)
                 assert values.shape == (offsets[i + 1] - offsets[i], *row), (name, values.shape)
                 files[name].seek(int(offsets[i]) * int(np.prod(row)) * dtype.itemsize)

@@ -7,8 +7,10 @@ had not been.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ import jax
 import numpy as np
 
 from rewardjax import config as settings_file
-from rewardjax import progress
+from rewardjax import hosts, progress
 from rewardjax.checkpoint import Checkpoints, newest
 from rewardjax.data.batches import Batch, ordered_batches, training_batches
 from rewardjax.errors import RewardJaxError
@@ -29,6 +31,7 @@ from rewardjax.report.write import write_text
 from rewardjax.rewards import RewardParams
 from rewardjax.sharding import use_mesh
 
+from . import memory
 from .compute import packed, training_form
 from .evaluation import evaluate, predict
 from .logs import MetricsLog, plain
@@ -74,7 +77,7 @@ class Trainer:
         options = {"every": self.save_every, "keep": checkpoint.keep, "metric": self._error_name}
         step = self._continue(directory)
         with Checkpoints(directory, **options) as checkpoints:
-            log = MetricsLog(run.directory, after=step if step else -1)
+            log = MetricsLog(run.directory, after=step if step else -1, writes=hosts.is_first())
             try:
                 self._loop(step, checkpoints, log)
             finally:
@@ -145,6 +148,8 @@ class Trainer:
                 if pending:
                     self._log(*pending, log, advance)
                 pending = (step, metrics, batch)
+                if hosts.count() > 1 and hosts.asked_to_stop(step):
+                    stop.signum = signal.SIGTERM
                 last = step == self.steps or stop.signum is not None
                 saves = step % self.save_every == 0
                 # What is saved is evaluated too, so that the best is the best of all that is kept.
@@ -250,15 +255,19 @@ def _size(tree: Any) -> int:
 
 def execute(config: AnyConfig, lm: LM | None, texts: Any, labels: Any) -> Result:
     """Prepare a run of checked settings, and train it alone in its folder, on its mesh."""
+    hosts.wait("settings checked")
     with use_mesh(config.mesh):
         run = prepare(config, lm, texts, labels)
-        with hold(run.directory, "run_dir"):
-            check_directory(config)  # again: another run may have come first
-            write_config(run)
+        memory.announce(run)
+        made_of = {"lm_fingerprint": run.lm.fingerprint, "data_fingerprint": run.identity}
+        with hold(run.directory, "run_dir") if hosts.is_first() else contextlib.nullcontext():
+            if hosts.is_first():
+                check_directory(config)  # again: another run may have come first
+                write_config(run, made_of)
             return Trainer(run).train()
 
 
-def write_config(run: Run) -> None:
+def write_config(run: Run, made_of: dict[str, str]) -> None:
     """All settings as RUN_DIR/config.yaml; what each start was made with in RUN_DIR/run.json."""
     run.directory.mkdir(parents=True, exist_ok=True)
     write_text(run.directory / "config.yaml", settings_file.to_yaml(run.config))
@@ -268,5 +277,4 @@ def write_config(run: Run) -> None:
     starts.append(
         {"time": moment, "versions": versions(), "machine": machine(), "commit": commit()}
     )
-    record = {"lm_fingerprint": run.lm.fingerprint, "data_fingerprint": run.identity}
-    write_text(path, json.dumps(record | {"starts": starts}, indent=1) + "\n")
+    write_text(path, json.dumps(made_of | {"starts": starts}, indent=1) + "\n")

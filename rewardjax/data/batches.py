@@ -17,6 +17,7 @@ from jaxtyping import Float32, Int, Int32
 
 from rewardjax.data.examples import Examples
 from rewardjax.errors import RewardJaxError
+from rewardjax.sharding import own_rows
 
 WIDTHS = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096)
 
@@ -34,6 +35,11 @@ class Batch(NamedTuple):
     """rows that belong together share a number; a labelled text is a group of its own"""
     ids: Int32[np.ndarray, "B"]
     """position of the row's example in the data; -1 for a row that is only padding"""
+
+    def own(self) -> Batch:
+        """The rows that this process's devices hold: all, where there is one process."""
+        rows = own_rows(len(self.lengths))
+        return Batch(*(values[rows] for values in self))
 
 
 def tokenize(

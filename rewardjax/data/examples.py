@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, Int
 
-from rewardjax.data.lines import half_surrogate
+from rewardjax.data.lines import half_surrogate, listed
 from rewardjax.data.settings import DataConfig, check, fill, label_numbers, span
 from rewardjax.errors import RewardJaxError, short
 
@@ -51,8 +51,7 @@ def _column(row: dict[str, Any], name: str) -> Any:
     for key in name.split("."):
         value = value.get(key, _MISSING) if isinstance(value, dict) else _MISSING
     if value is _MISSING:
-        columns = ", ".join(map(repr, row)) or "none"
-        raise BadRow(f"column {name!r} is missing; the row has {columns}")
+        raise BadRow(f"column {name!r} is missing; the row has {listed(row)}")
     return value
 
 

@@ -11,9 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
-import tempfile
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,12 +18,14 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 
 from rewardjax import progress
 from rewardjax.cache import cache_dir
-from rewardjax.data.hidden import estimate, hidden_states, machine_flops, passes
+from rewardjax.data.hidden import estimate, hidden_states, passes
+from rewardjax.data.made_once import announce, open_or_make
 from rewardjax.errors import RewardJaxError
+from rewardjax.hosts import fetch
 from rewardjax.lm import LMConfig
 from rewardjax.sharding import place_batch
 
@@ -111,49 +110,25 @@ def load_or_compute(
     # The fingerprint is the same for float32 and bfloat16 loads; their states are not.
     identity = f"{lm.fingerprint} {lm.params['embed_tokens']['embedding'].dtype}"
     directory = root / cache_key(identity, layers, dtype, tokens)
-    found = _open(directory, sizes, dtype) if directory.is_dir() else None
-    if found is not None:
-        return Features(found, offsets, directory, computed=False)
-    _announce(lm.config, shape, layers, dtype, root)
-    partial = Path(tempfile.mkdtemp(prefix="unfinished-", dir=root))
-    try:
-        _compute(lm, tokens, layers, dtype, partial, offsets)
-        if directory.is_dir():  # damaged, or written by another process meanwhile
-            shutil.rmtree(directory)
-        partial.rename(directory)
-    except BaseException as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        if isinstance(error, OSError) and error.filename is None:
-            error.filename = str(root)  # a full disk does not say itself what was written to
-        raise
-    found = _open(directory, sizes, dtype)
-    assert found is not None
-    return Features(found, offsets, directory, computed=True)
+
+    def open_() -> dict[int, np.ndarray] | None:
+        return _open(directory, sizes, dtype) if directory.is_dir() else None
+
+    def make(folder: Path | None) -> None:
+        _announce(lm.config, shape, layers, dtype, root)
+        _compute(lm, tokens, layers, dtype, folder, offsets)
+
+    root.mkdir(parents=True, exist_ok=True)
+    found, computed = open_or_make(directory, open_, make)
+    return Features(found, offsets, directory, computed)
 
 
 def _announce(
     config: LMConfig, shape: tuple[int, int], layers: Sequence[int], dtype: str, root: Path
 ) -> None:
-    """Show size and time beforehand; refuse what the disk cannot hold."""
     size = len(layers) * shape[0] * shape[1] * _DTYPES[dtype].itemsize
-    root.mkdir(parents=True, exist_ok=True)
-    for old in root.glob("unfinished-*"):  # left by a process that was killed long ago
-        if time.time() - old.stat().st_mtime > 7 * 86400:
-            shutil.rmtree(old, ignore_errors=True)
-    free = shutil.disk_usage(root).free
-    if size > free:
-        raise RewardJaxError(
-            f"the hidden states need {size / 2**30:.1f} GiB and {str(root)!r} has "
-            f"{free / 2**30:.1f} GiB free; free some space, set REWARDJAX_CACHE to another disk, "
-            "or use fewer texts or bfloat16"
-        )
-    flops = estimate(config, shape[0], layers)
-    # Attention, norms and padding take the rest of the time.
-    seconds = flops / (0.7 * machine_flops())
-    progress.note(
-        f"Hidden states of {shape[0]:,} tokens at layers {list(layers)}: "
-        f"{size / 2**20:.0f} MiB in {root}, about {seconds:.0f} s (once)"
-    )
+    what = f"Hidden states of {shape[0]:,} tokens at layers {list(layers)}"
+    announce(root, size, estimate(config, shape[0], layers), what, "use fewer texts or bfloat16")
 
 
 def _compute(
@@ -161,11 +136,14 @@ def _compute(
     tokens: Sequence[np.ndarray],
     layers: Sequence[int],
     dtype: str,
-    directory: Path,
+    folder: Path | None,
     offsets: np.ndarray,
 ) -> None:
+    """Plain writes, not a writable map: a full disk is then an error, not a crash."""
     lengths = np.diff(offsets)
-    files = {layer: (directory / f"layer_{layer}.bin").open("wb") for layer in layers}
+    files = {}
+    if folder is not None:
+        files = {layer: (folder / f"layer_{layer}.bin").open("wb") for layer in layers}
     try:
         with progress.bar("hidden states", int(offsets[-1])) as advance:
             for size, width, rows in passes(lm.config, lengths):
@@ -181,7 +159,8 @@ def _compute(
                         start = stop
                 read = place_batch((ids, positions, segments))
                 states = hidden_states(lm.config, lm.params, *read, tuple(layers), dtype)
-                _write(files, states, places, offsets)
+                values = {layer: fetch(state) for layer, state in states.items()}
+                _write(files, values, places, offsets)
                 advance(sum(stop - start for _, _, start, stop in places))
         for file in files.values():
             file.flush()
@@ -193,13 +172,12 @@ def _compute(
 
 def _write(
     files: dict[int, Any],
-    states: dict[int, Array],
+    states: dict[int, np.ndarray],
     places: list[tuple[int, int, int, int]],
     offsets: np.ndarray,
 ) -> None:
-    """Plain writes, not a writable map: a full disk is then an error, not a crash."""
     for layer, file in files.items():
-        values = np.asarray(states[layer])
+        values = states[layer]
         for i, b, start, stop in places:
             file.seek(int(offsets[i]) * values.shape[2] * values.itemsize)
             file.write(np.ascontiguousarray(values[b, start:stop]).view(np.uint8).data)

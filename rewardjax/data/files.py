@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rewardjax.data.examples import BadRow, Examples, collect
-from rewardjax.data.lines import check_file, json_object, read_lines
+from rewardjax.data.lines import LONGEST, check_file, json_object, listed, read_lines
 from rewardjax.data.settings import DataConfig, check, settle
 from rewardjax.errors import RewardJaxError, nearest
 
@@ -87,7 +87,7 @@ def _tsv_records(path: Path) -> Iterator[tuple[int, list[str]]]:
 
 def _csv_records(path: Path) -> Iterator[tuple[int, list[str]]]:
     """CSV after RFC 4180; a quoted field may span lines, and the number is that of the first."""
-    csv.field_size_limit(2**31 - 1)
+    csv.field_size_limit(LONGEST // 4)  # as many bytes, for it takes four for a character
     reader = csv.reader((line for _, line in read_lines(path)), strict=True)
     while True:
         number = reader.line_num + 1
@@ -121,8 +121,12 @@ def _check_columns(path: Path, names: list[str], config: DataConfig) -> None:
         if name not in names:
             kind = "the header names" if config.header else "without a header they are"
             raise RewardJaxError(
-                f"{path}:1: column {name!r} is missing; {kind} "
-                f"{', '.join(map(repr, names))}{nearest(name, names)}"
+                f"{path}:1: column {name!r} is missing; {kind} {listed(names)}"
+                f"{nearest(name, names)}"
+            )
+        if names.count(name) > 1:
+            raise RewardJaxError(
+                f"{path}:1: {names.count(name)} columns are called {name!r}; name them apart"
             )
 
 
@@ -143,9 +147,11 @@ def _parquet_rows(path: Path) -> Iterator[Row]:
             for row in batch.to_pylist():
                 number += 1
                 yield f"{path}: row {number}", lambda row=row: row
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
+        # the latter: text that is not UTF-8, a time that Python cannot hold
+        reason = " ".join(str(error).split())[:200]
         raise RewardJaxError(
-            f"data file {str(path)!r} is no whole Parquet file ({error})"
+            f"data file {str(path)!r} is no whole Parquet file ({reason})"
         ) from None
 
 

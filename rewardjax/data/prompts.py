@@ -10,13 +10,13 @@ from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, NamedTuple, overload
 
 import numpy as np
 
 from rewardjax.data.lines import STDIN, check_file, display_name, parse_object, read_lines
 from rewardjax.data.select import Condition, Draw, lookup, parse_condition
-from rewardjax.errors import RewardJaxError
+from rewardjax.errors import RewardJaxError, short
 
 IN_MEMORY = 1 << 22
 """Bytes of prompts that are held in memory; more of them lie in a temporary file."""
@@ -47,7 +47,13 @@ class PromptFile(Iterable[PromptRow]):
     def __iter__(self) -> Iterator[PromptRow]:
         return map(self._row, self._starts)
 
-    def __getitem__(self, number: int) -> PromptRow:
+    @overload
+    def __getitem__(self, number: int) -> PromptRow: ...
+    @overload
+    def __getitem__(self, number: slice) -> PromptFile: ...
+    def __getitem__(self, number: int | slice) -> PromptRow | PromptFile:
+        if isinstance(number, slice):
+            return PromptFile(self._name, self._rows, self._starts[number])
         return self._row(self._starts[number])
 
     def _row(self, start: int) -> PromptRow:
@@ -138,12 +144,14 @@ def open_prompts(
 
 
 def _without_blank_end(lines: Iterable[tuple[int, str]]) -> Iterator[tuple[int, str]]:
-    held = []
+    blank = 0
     for number, line in lines:
-        held.append((number, line))
-        if line.strip():
-            yield from held
-            held.clear()
+        if not line.strip():
+            blank += 1
+            continue
+        yield from ((number - back, "\n") for back in range(blank, 0, -1))
+        yield number, line
+        blank = 0
 
 
 def _text_row(position: int, number: int, line: str) -> tuple[int, str]:
@@ -160,7 +168,9 @@ def _json_row(
         return None
     index = row.get("index", position)
     if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index < 2**32:
-        raise RewardJaxError(f"{where}: index is {index!r}; expected an integer in 0 .. 2^32-1")
+        raise RewardJaxError(
+            f"{where}: index is {short(index)}; expected an integer in 0 .. 2^32-1"
+        )
     text = lookup(row, field, where, "--prompt-field")
     if not isinstance(text, str):
         raise RewardJaxError(f"{where}: {field} is a {type(text).__name__}; expected a string")

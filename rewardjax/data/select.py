@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int
 
+from rewardjax.data.lines import listed
 from rewardjax.errors import RewardJaxError, nearest, short
 
 _OPERATORS: dict[str, Callable[[float, float], bool]] = {
@@ -78,7 +79,7 @@ def lookup(row: dict[str, Any], field: str, where: str, flag: str) -> Any:
         if not isinstance(value, dict) or part not in value:
             keys = list(value) if isinstance(value, dict) else []
             raise RewardJaxError(
-                f"{where}: no field {field!r}; the row has {', '.join(map(str, keys)) or 'none'}"
+                f"{where}: no field {field!r}; the row has {listed(keys).replace(chr(39), '')}"
                 f"{nearest(part, keys)}; name the row's field with {flag}"
             )
         value = value[part]

@@ -102,7 +102,7 @@ def available_memory() -> int | None:
 
     Of a CPU: what the system calls available, or what is left of the container's limit.
     """
-    device = jax.devices()[0]
+    device = jax.local_devices()[0]
     stats = device.memory_stats() or {}
     if "bytes_limit" in stats:
         return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
@@ -136,8 +136,9 @@ def check_memory(need: Need, batch_size: int, available: int | None) -> None:
         " --dtype bfloat16 or a smaller model"
     )  # fmt: skip
     raise RewardJaxError(
-        f"batch_size {batch_size} needs about {_size(need.total(batch_size))} of memory"
-        f" ({_size(need.weights)} of it for weights), and {_size(available)} is free; {mend}"
+        f"batch_size {batch_size} needs about {size_words(need.total(batch_size))} of memory"
+        f" ({size_words(need.weights)} of it for weights), and {size_words(available)} is free;"
+        f" {mend}"
     )
 
 
@@ -151,7 +152,8 @@ def _bytes(tree: PyTree) -> int:
     return sum(int(np.prod(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
-def _size(count: int) -> str:
+def size_words(count: int) -> str:
+    """Bytes in a unit that reads well."""
     for unit, power in (("GB", 9), ("MB", 6)):
         if count >= 10**power:
             return f"{count / 10**power:.1f} {unit}"

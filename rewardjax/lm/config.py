@@ -78,6 +78,7 @@ class LMConfig:
     def to_dict(self) -> dict[str, Any]:
         """JSON-compatible dict; `from_dict` inverts it."""
         out = dataclasses.asdict(self)
+        del out["remat"], out["compute_dtype"]  # how it is computed at the moment
         if self.rope_scaling is not None:
             out["rope_scaling"] = dict(self.rope_scaling)
         return out

@@ -7,6 +7,7 @@ Layout: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md (versions 2 an
 
 from __future__ import annotations
 
+import itertools
 import mmap
 import struct
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rewardjax.errors import RewardJaxError
+from rewardjax.errors import RewardJaxError, short
 
 _SCALARS = {
     0: "B",
@@ -80,7 +81,7 @@ class GGUFFile:
             return np.asarray(dequantize(rows, info.kind), np.float32).reshape(info.shape)
         except NotImplementedError:
             raise self._bad(
-                f"tensor {name} has type {info.kind.name}, which gguf cannot dequantise"
+                f"tensor {name[:100]} has type {info.kind.name}, which gguf cannot dequantise"
             ) from None
 
     def _bad(self, what: str) -> RewardJaxError:
@@ -99,39 +100,53 @@ class GGUFFile:
         for _ in range(pairs):
             name = self._string()
             if name in self.metadata:
-                raise self._bad(f"metadata key {name!r} appears twice")
+                raise self._bad(f"metadata key {short(name)} appears twice")
             (kind,) = self._take("I")
             self.metadata[name] = self._value(kind, name)
         self._check_count("tensors", tensors, 24)
         raw = [self._tensor_header() for _ in range(tensors)]
         alignment = self.metadata.get("general.alignment", 32)
-        if not isinstance(alignment, int) or alignment < 1 or alignment & (alignment - 1):
-            raise self._bad(f"general.alignment is {alignment!r}, expected a power of two")
+        if type(alignment) is not int or alignment < 1 or alignment & (alignment - 1):
+            raise self._bad(f"general.alignment is {short(alignment)}, expected a power of two")
         base = -(-self._at // alignment) * alignment
         for name, shape, kind, offset in raw:
+            if offset % alignment:
+                raise self._bad(
+                    f"tensor {short(name)} begins at offset {offset}, expected a multiple of "
+                    f"{alignment}"
+                )
             self._add(name, shape, kind, base + offset)
+        self._check_overlaps()
 
     def _add(self, name: str, shape: tuple[int, ...], kind: int, start: int) -> None:
         from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
+        if not name:
+            raise self._bad("a tensor has no name")
         if name in self.tensors:
-            raise self._bad(f"tensor {name!r} appears twice")
+            raise self._bad(f"tensor {short(name)} appears twice")
         if kind not in GGMLQuantizationType._value2member_map_:
-            raise self._bad(f"tensor {name!r} has unknown type {kind}")
+            raise self._bad(f"tensor {short(name)} has unknown type {kind}")
         kind = GGMLQuantizationType(kind)
         block, block_bytes = GGML_QUANT_SIZES[kind]
         elements = 1
         for n in shape:
             elements *= n
         if shape[-1] % block:
-            raise self._bad(f"tensor {name!r}: rows of {shape[-1]} are no multiple of {block}")
+            raise self._bad(f"tensor {short(name)}: rows of {shape[-1]} are no multiple of {block}")
         size = elements // block * block_bytes
         if start + size > len(self._data):
             raise self._bad(
-                f"tensor {name!r} {shape} ends at byte {start + size} of {len(self._data)}; "
+                f"tensor {short(name)} {shape} ends at byte {start + size} of {len(self._data)}; "
                 "the file is truncated or corrupted"
             )
         self.tensors[name] = TensorInfo(shape, kind, start, size)
+
+    def _check_overlaps(self) -> None:
+        ordered = sorted(self.tensors.items(), key=lambda item: item[1].start)
+        for (name, info), (following, after) in itertools.pairwise(ordered):
+            if info.start + info.size > after.start:
+                raise self._bad(f"tensors {short(name)} and {short(following)} overlap")
 
     def _take(self, form: str) -> tuple[Any, ...]:
         values = struct.unpack_from("<" + form, self._data, self._at)
@@ -155,25 +170,27 @@ class GGUFFile:
         if kind == _STRING:
             return self._string()
         if kind != _ARRAY:
-            raise self._bad(f"metadata {name!r} has unknown type {kind}")
+            raise self._bad(f"metadata {short(name)} has unknown type {kind}")
         inner, count = self._take("IQ")
         if inner in _SCALARS:
-            self._check_count(f"values in {name!r}", count, struct.calcsize("<" + _SCALARS[inner]))
+            self._check_count(
+                f"values in {short(name)}", count, struct.calcsize("<" + _SCALARS[inner])
+            )
             return list(self._take(f"{count}{_SCALARS[inner]}"))
         if inner != _STRING:
             raise self._bad(
-                f"metadata {name!r} is an array of type {inner}, expected a simple type"
+                f"metadata {short(name)} is an array of type {inner}, expected a simple type"
             )
-        self._check_count(f"strings in {name!r}", count, 8)
+        self._check_count(f"strings in {short(name)}", count, 8)
         return [self._string() for _ in range(count)]
 
     def _tensor_header(self) -> tuple[str, tuple[int, ...], int, int]:
         name = self._string()
         (ndim,) = self._take("I")
         if not 1 <= ndim <= _MAX_DIMS:
-            raise self._bad(f"tensor {name!r} has {ndim} dimensions, expected 1..{_MAX_DIMS}")
+            raise self._bad(f"tensor {short(name)} has {ndim} dimensions, expected 1..{_MAX_DIMS}")
         dims = self._take(f"{ndim}Q")
         if 0 in dims:
-            raise self._bad(f"tensor {name!r} has an empty dimension: {dims}")
+            raise self._bad(f"tensor {short(name)} has an empty dimension: {dims}")
         kind, offset = self._take("IQ")
         return name, tuple(reversed(dims)), kind, offset

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import re
 from collections.abc import Callable
@@ -13,12 +12,13 @@ from typing import Any
 import jax.numpy as jnp
 
 from rewardjax.cache import keep_compiled
-from rewardjax.errors import RewardJaxError
+from rewardjax.errors import RewardJaxError, short
 from rewardjax.lm import aliases
 from rewardjax.lm.aliases import ALIASES
 from rewardjax.lm.config import LMConfig
 from rewardjax.lm.decoder import Params
 from rewardjax.lm.gguf_file import GGUFFile
+from rewardjax.lm.json_file import read_json
 from rewardjax.lm.model import LM, OpenedLM
 from rewardjax.lm.safetensors_file import SafetensorsFiles
 from rewardjax.lm.tokenizer import tokenizer_from_directory, tokenizer_from_gguf
@@ -96,8 +96,13 @@ def resolve(source: str | os.PathLike[str], revision: str | None = None) -> Path
     name = os.fspath(source)
     if not name:
         raise RewardJaxError("the language model's name is empty: give an alias, path or hub id")
-    path = Path(name).expanduser()
-    if revision is not None and (name in ALIASES or path.exists() or looks_like_path(name)):
+    try:
+        path = Path(name).expanduser()
+        exists = path.exists()
+    except (OSError, RuntimeError) as error:  # a name that is too long; no such user's ~
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise RewardJaxError(f"{short(name)}: no usable path: {reason}") from None
+    if revision is not None and (name in ALIASES or exists or looks_like_path(name)):
         raise RewardJaxError(f"revision {revision!r} was given, but {name!r} is not a hub id")
     if name in ALIASES:
         return aliases.find(name)
@@ -105,7 +110,7 @@ def resolve(source: str | os.PathLike[str], revision: str | None = None) -> Path
         if not (path / "config.json").is_file():
             raise RewardJaxError(f"{path}: no config.json: expected a Hugging Face model directory")
         return path
-    if path.exists():
+    if exists:
         if path.suffix == ".gguf":
             return path
         raise RewardJaxError(f"{path}: expected a .gguf file or a directory with config.json")
@@ -156,24 +161,14 @@ def _from_directory(path: Path, dtype: Any, scan: bool) -> Opened:
 
 
 def _config_values(path: Path) -> dict[str, Any]:
-    values = _read_json(path / "config.json")
+    values = read_json(path / "config.json")
     extra = path / "generation_config.json"
     if extra.is_file():
         # Chat models name further end tokens only there.
         merged = []
-        for ids in (values.get("eos_token_id"), _read_json(extra).get("eos_token_id")):
+        for ids in (values.get("eos_token_id"), read_json(extra).get("eos_token_id")):
             merged += ids if isinstance(ids, list) else [ids]
         values["eos_token_id"] = merged
-    return values
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text("utf-8"))
-    except (ValueError, OSError) as error:
-        raise RewardJaxError(f"{path}: not readable as JSON: {error}") from None
-    if not isinstance(values, dict):
-        raise RewardJaxError(f"{path}: expected a JSON object, got {type(values).__name__}")
     return values
 
 

@@ -15,16 +15,14 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from rewardjax.errors import RewardJaxError
+from rewardjax.hosts import fetch
 from rewardjax.lm.config import LMConfig
 from rewardjax.lm.decoder import Params, read, unembed
 from rewardjax.lm.params import unstack_layers
 
 FINGERPRINT_VALUES = 1024
 # What a computation does not depend on, or what is a decoding default rather than the model.
-_NOT_IDENTITY = (
-    *("scan_layers", "remat", "compute_dtype"),
-    *("model_type", "bos_token_id", "eos_token_ids"),
-)
+_NOT_IDENTITY = ("scan_layers", "model_type", "bos_token_id", "eos_token_ids")
 # Fields that came after version 0.1.0: left out where unset, so that older fingerprints hold.
 _LATER = (
     "query_pre_attn_scalar",
@@ -137,7 +135,7 @@ def fingerprint(config: LMConfig, params: Params) -> str:
     samples = _sample({name: names[name] for name in sorted(names)})
     for name in sorted(names):
         digest.update(f"{name}{tuple(names[name].shape)}".encode())
-        digest.update(np.asarray(samples[name]).astype(ml_dtypes.bfloat16).tobytes())
+        digest.update(fetch(samples[name]).astype(ml_dtypes.bfloat16).tobytes())
     return digest.hexdigest()
 
 

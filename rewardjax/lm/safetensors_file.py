@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from rewardjax.errors import RewardJaxError
+from rewardjax.errors import RewardJaxError, short
 
 _DTYPES = ("F64", "F32", "F16", "BF16")
 
@@ -22,14 +22,18 @@ class SafetensorsFiles:
         Opens every file and checks its header. Raises RewardJaxError naming the file.
         """
         self.path = Path(path)
-        self._where: dict[str, Any] = {}
+        self._where: dict[str, tuple[Path, Any]] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
         for file, names in self._files().items():
             self._open(file, names)
 
     def read(self, name: str) -> np.ndarray:
         """One tensor in its stored dtype (bfloat16 through ml_dtypes)."""
-        return self._where[name].get_tensor(name)
+        file, handle = self._where[name]
+        try:
+            return handle.get_tensor(name)
+        except ValueError as error:  # an array of no values, but of too large a shape for NumPy
+            raise RewardJaxError(f"{file}: tensor {short(name)} cannot be read: {error}") from None
 
     def _files(self) -> dict[Path, set[str] | None]:
         """File → the names the index promises in it (None: no index, whatever is there)."""
@@ -45,13 +49,19 @@ class SafetensorsFiles:
             )
         try:
             weight_map = json.loads(index.read_text("utf-8"))["weight_map"]
-            pairs = [(str(name), str(file)) for name, file in weight_map.items()]
-        except (ValueError, KeyError, TypeError, AttributeError):
+            pairs = list(weight_map.items())
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise RewardJaxError(f"{index}: not a safetensors index with a weight_map") from None
         files: dict[Path, set[str] | None] = {}
         for name, file in pairs:
-            if Path(file).name != file:
-                raise RewardJaxError(f"{index}: file {file!r} lies outside the model's directory")
+            if not isinstance(file, str) or Path(file).name != file:
+                raise RewardJaxError(
+                    f"{index}: file {short(file)} lies outside the model's directory"
+                )
+            if not file.endswith(".safetensors") or len(file) > 200 or not file.isprintable():
+                raise RewardJaxError(
+                    f"{index}: file {short(file)} is no name of a safetensors file"
+                )
             names = files.setdefault(self.path / file, set())
             assert names is not None
             names.add(name)
@@ -64,15 +74,22 @@ class SafetensorsFiles:
             handle = safe_open(file, framework="np")
             names = set(handle.keys())
             for name in sorted(names):
+                if name in self._where:
+                    raise RewardJaxError(
+                        f"{file}: tensor {short(name)} is in {self._where[name][0].name} too"
+                    )
                 described = handle.get_slice(name)
                 if described.get_dtype() not in _DTYPES:
                     continue  # e.g. boolean mask buffers; reported later if it was wanted
-                self._where[name] = handle
+                self._where[name] = file, handle
                 self.shapes[name] = tuple(described.get_shape())
         except FileNotFoundError:
             raise RewardJaxError(f"{file}: missing, though the index names it") from None
         except (SafetensorError, OSError) as error:
-            raise RewardJaxError(f"{file}: not a usable safetensors file: {error}") from None
+            reason = " ".join(str(error).split())[:200]
+            raise RewardJaxError(f"{file}: not a usable safetensors file: {reason}") from None
         if promised is not None and not promised <= names:
             lost = sorted(promised - names)
-            raise RewardJaxError(f"{file}: lacks {len(lost)} tensors of the index, e.g. {lost[0]}")
+            raise RewardJaxError(
+                f"{file}: lacks {len(lost)} tensors of the index, e.g. {short(lost[0])}"
+            )

@@ -9,7 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from rewardjax.errors import RewardJaxError
+from rewardjax.errors import RewardJaxError, short
+from rewardjax.lm.json_file import read_json
 
 _GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 _LLAMA3 = (
@@ -32,17 +33,23 @@ _SPLITS = {
     "qwen2": (_QWEN2,),
 }
 _NORMAL, _CONTROL, _USER_DEFINED = 1, 3, 4
+_LONGEST = 1000
+"""Characters of a token: the splits of one are as many, and copies of most of it."""
 
 
 def tokenizer_from_directory(path: Path) -> Any:
     """`AutoTokenizer` of a model directory; local files only, no remote code."""
     from transformers import AutoTokenizer
 
+    settings = path / "tokenizer_config.json"
+    if settings.is_file() and read_json(settings).get("tokenizer_class") == "AutoTokenizer":
+        raise RewardJaxError(f"{settings}: tokenizer_class is 'AutoTokenizer'; expected which one")
     try:
         return AutoTokenizer.from_pretrained(
             str(path), local_files_only=True, trust_remote_code=False
         )
-    except Exception as error:  # its files are parsed in many places, each with errors of its own
+    except BaseException as error:  # files parsed in many places, each with errors of its own
+        _let_through(error)
         reason = " ".join(str(error).split())[:200]
         raise RewardJaxError(
             f"{path}: no usable tokenizer: {type(error).__name__}: {reason}; get its files again"
@@ -61,9 +68,10 @@ def tokenizer_from_gguf(gguf: Any) -> Any:
     kind, tokens = meta.get("model"), meta.get("tokens")
     if kind not in ("gpt2", "llama") or not isinstance(tokens, list) or not tokens:
         raise RewardJaxError(
-            f"{gguf.path}: GGUF tokenizer {kind!r} is not supported: expected 'gpt2' or 'llama' "
-            "with a list of tokens"
+            f"{gguf.path}: GGUF tokenizer {short(kind)} is not supported: expected 'gpt2' or "
+            "'llama' with a list of tokens"
         )
+    _check_lists(gguf, meta, len(tokens))
     special = {
         name: _token(gguf, tokens, meta.get(key))
         for name, key in (
@@ -88,7 +96,8 @@ def tokenizer_from_gguf(gguf: Any) -> Any:
         )
     except RewardJaxError:
         raise
-    except Exception as error:  # the tokenizers library raises bare Exceptions on bad vocabularies
+    except BaseException as error:  # the tokenizers library has no errors of its own
+        _let_through(error)
         reason = " ".join(str(error).split())[:200]
         raise RewardJaxError(f"{gguf.path}: unusable GGUF tokenizer: {reason}") from None
     if isinstance(meta.get("chat_template"), str):
@@ -96,11 +105,40 @@ def tokenizer_from_gguf(gguf: Any) -> Any:
     return tokenizer
 
 
+def _let_through(error: BaseException) -> None:
+    """Raises what is not about the tokenizer, such as Ctrl-C. A panic in Rust is no Exception."""
+    if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+        raise error
+
+
+def _check_lists(gguf: Any, meta: dict[str, Any], count: int) -> None:
+    for name, kind, length in (
+        ("tokens", str, count),
+        ("merges", str, None),
+        ("scores", float, count),
+        ("token_type", int, count),
+    ):
+        values = meta.get(name, [kind()] * count)
+        if (
+            not isinstance(values, list)
+            or not all(isinstance(value, kind) for value in values)
+            or len(values) != (length or len(values))
+        ):
+            raise RewardJaxError(
+                f"{gguf.path}: GGUF tokenizer: {name} is {short(values)}, expected a list of"
+                f" {count} values of type {kind.__name__}"
+            )
+    if max(map(len, meta["tokens"])) > _LONGEST:
+        raise RewardJaxError(f"{gguf.path}: a GGUF token has more than {_LONGEST} characters")
+
+
 def _token(gguf: Any, tokens: list[str], index: Any) -> str | None:
     if index is None:
         return None
     if not isinstance(index, int) or not 0 <= index < len(tokens):
-        raise RewardJaxError(f"{gguf.path}: special token id {index} outside 0..{len(tokens) - 1}")
+        raise RewardJaxError(
+            f"{gguf.path}: special token id {short(index)} outside 0..{len(tokens) - 1}"
+        )
     return tokens[index]
 
 
@@ -110,7 +148,7 @@ def _byte_level(gguf: Any, meta: dict[str, Any]) -> Any:
     pre = meta.get("pre", "default")
     if pre not in _SPLITS:
         raise RewardJaxError(
-            f"{gguf.path}: GGUF pre-tokenizer {pre!r} is not supported: "
+            f"{gguf.path}: GGUF pre-tokenizer {short(pre)} is not supported: "
             f"expected one of {', '.join(_SPLITS)}"
         )
     vocab = {token: i for i, token in enumerate(meta["tokens"])}

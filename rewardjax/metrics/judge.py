@@ -13,11 +13,13 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from rewardjax.config import from_dict
+from rewardjax.data.lines import json_object
 from rewardjax.errors import RewardJaxError, require
 from rewardjax.metrics.bootstrap import Interval, bootstrap_auc
 from rewardjax.metrics.encoder import Encoder, load_encoder
@@ -162,32 +164,49 @@ def load_judge(folder: str | Path) -> Judge:
     """
     from safetensors.numpy import load_file
 
-    path = Path(folder) / "judge.json"
+    file = Path(folder) / "judge.json"
     try:
-        values = json.loads(path.read_text("utf-8"))
-        if values.pop("format") != FORMAT:
-            raise ValueError(f"format is not {FORMAT}")
-        arrays = load_file(Path(folder) / "weights.safetensors")
+        saved = from_dict(_Saved, json_object(file.read_text("utf-8")))
+        if saved.format != FORMAT or saved.threshold != 0.5:
+            raise ValueError(f"format is not {FORMAT}, or threshold not 0.5")
+        if not {"spec", "version", "sha256"} <= saved.encoder.keys() or not all(
+            isinstance(source.get("name"), str) and isinstance(source.get("texts"), int)
+            for source in saved.fitted_on
+        ):
+            raise ValueError("encoder or fitted_on is not what it should be")
+        file = file.with_name("weights.safetensors")
+        arrays = load_file(file)
         weights, bias = arrays["weights"], arrays["bias"]
-        judge = Judge(**values, weights=weights.astype(np.float64), bias=float(bias[0]))
-        sound = (
-            judge.kind in get_args(JudgeKind)
-            and weights.ndim == 1
-            and bool(np.isfinite(weights).all())
-            and np.isfinite(judge.bias)
-            and judge.threshold == 0.5
-            and all(isinstance(judge.encoder[key], str) for key in ("spec", "version", "sha256"))
-            and isinstance(judge.note, str)
-        )
-        if not sound:
-            raise ValueError("a value is not what it should be")
+        if not (
+            (weights.ndim, bias.shape) == (1, (1,))
+            and weights.dtype == bias.dtype == np.float64
+            and np.isfinite(weights).all()
+            and np.isfinite(bias).all()
+        ):
+            raise ValueError("expected weights [D] and a bias, float64 and finite")
     except Exception as error:  # whatever a file of another kind can lead to
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
         raise RewardJaxError(
-            f"{str(path)!r} is damaged or of another version ({reason}); fit the judge again with "
+            f"{str(file)!r} is damaged or of another version ({reason}); fit the judge again with "
             "`rewardjax train judge`"
         ) from error
-    return judge
+    values = dataclasses.asdict(saved)
+    del values["format"]
+    return Judge(**values, weights=weights, bias=float(bias[0]))
+
+
+@dataclass(frozen=True)
+class _Saved:
+    """judge.json"""
+
+    format: int
+    name: str
+    kind: JudgeKind
+    encoder: dict[str, str]
+    fitted_on: list[dict[str, Any]]
+    remark: str = ""
+    threshold: float = 0.5
+    record: dict[str, Any] = field(default_factory=dict)
 
 
 def judge_encoder(judge: Judge, path: str | Path = "") -> Encoder:

@@ -11,7 +11,7 @@ from tests.soak import proved, times
 
 PROMPTS = ["the film", "I", "a bad film, it is", "café", "great", "it was not a good film, it was"]
 NUMBERS = ("logprobs", "base_logprobs", "kl", "rewards")
-KILLS = times(10, 30)
+KILLS = times(7, 30)
 """of each of two jobs"""
 
 

@@ -1,4 +1,3 @@
-import numpy as np
 import pytest
 
 from rewardjax.train.settings import (
@@ -14,19 +13,6 @@ from rewardjax.train.settings import (
 def cache(tmp_path, monkeypatch):
     """Hidden states of these tests go to a folder of their own."""
     monkeypatch.setenv("REWARDJAX_CACHE", str(tmp_path / "cache"))
-
-
-@pytest.fixture(scope="session")
-def reviews():
-    """Texts whose label is which of two word pairs they use; every fourth word tells it."""
-    rng = np.random.default_rng(0)
-    texts, labels = [], []
-    for i in range(96):
-        words = (" bad", " not") if i % 2 else (" good", " great")
-        middle = rng.choice([" film", " was", " is", *words], rng.integers(3, 10))
-        texts.append(f"the{''.join(middle)}{words[i // 2 % 2]}")
-        labels.append(float(i % 2 == 0))
-    return texts, labels
 
 
 @pytest.fixture
