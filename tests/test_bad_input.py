@@ -459,7 +459,7 @@ def test_disk_full_while_training(tiny_lm_dir, capsys, monkeypatch):
     Path("cache/features").mkdir(parents=True)
     with monkeypatch.context() as patch:
         patch.setattr("shutil.disk_usage", lambda path: shutil._ntuple_diskusage(9, 9, 0))
-        refused(argv, capsys, "the hidden states need 0.0 GiB and")
+        refused(argv, capsys, "tokens at layers [3] need 0.0 GiB and")
 
     monkeypatch.setattr("rewardjax.data.features._write", full)
     expected = f"no space left on the disk while writing '{Path.cwd() / 'cache'}"

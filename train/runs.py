@@ -92,16 +92,17 @@ def read(run: Path) -> RunState:
     """
     settings = load_yaml(run / "config.yaml")
     log = run / "metrics.jsonl"
-    rows = [row for line in log.read_text("utf-8").splitlines() if (row := _row(line))]
-    objective = settings.get("objective") or {}
-    metric = error_metric(objective.get("targets") if settings.get("teacher") else None)
+    lines = log.read_bytes().decode("utf-8", "replace").splitlines()
+    rows = [row for line in lines if (row := _row(line))]
+    objective, model = _section(settings, "objective"), _section(settings, "reward_model")
+    targets = objective.get("targets", "") if settings.get("teacher") else None
+    metric = error_metric(targets if targets is None else str(targets))
     scored = [(row[metric], row["step"]) for row in rows if _number(row, metric)]
     best, best_step = min(scored, default=(None, None))
     if held(run):
         state = "running"
     else:
         state = "finished" if (run / "reward_model" / "config.json").is_file() else "stopped"
-    model = settings.get("reward_model") or {}
     times = [row["train/seconds"] for row in rows if _number(row, "train/seconds")]
     moment = datetime.datetime.fromtimestamp(log.stat().st_mtime)
     return RunState(
@@ -122,13 +123,20 @@ def read(run: Path) -> RunState:
 def _row(line: str) -> dict[str, Any] | None:
     try:
         row = json.loads(line)
-    except json.JSONDecodeError:  # the last row of a killed run may be cut short
+    except (ValueError, RecursionError):  # the last row of a killed run may be cut short
         return None
-    return row if isinstance(row, dict) and isinstance(row.get("step"), int) else None
+    return row if isinstance(row, dict) and _number(row, "step") else None
 
 
 def _number(row: dict[str, Any], name: str) -> bool:
-    return isinstance(row.get(name), int | float)
+    value = row.get(name)
+    return isinstance(value, int | float) and abs(value) < 1e300  # false for NaN as well
+
+
+def _section(settings: dict[str, Any], name: str) -> dict[str, Any]:
+    """A section of config.yaml; of a run that cannot be resumed it may be anything."""
+    value = settings.get(name)
+    return value if isinstance(value, dict) else {}
 
 
 def _table(found: list[RunState]) -> Any:

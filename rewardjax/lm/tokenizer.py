@@ -112,6 +112,7 @@ def _let_through(error: BaseException) -> None:
 
 
 def _check_lists(gguf: Any, meta: dict[str, Any], count: int) -> None:
+    broken = f"{gguf.path}: unusable GGUF tokenizer:"
     for name, kind, length in (
         ("tokens", str, count),
         ("merges", str, None),
@@ -125,11 +126,11 @@ def _check_lists(gguf: Any, meta: dict[str, Any], count: int) -> None:
             or len(values) != (length or len(values))
         ):
             raise RewardJaxError(
-                f"{gguf.path}: GGUF tokenizer: {name} is {short(values)}, expected a list of"
-                f" {count} values of type {kind.__name__}"
+                f"{broken} {name} is {short(values)}, expected a list of {length or 'any'} values"
+                f" of type {kind.__name__}"
             )
     if max(map(len, meta["tokens"])) > _LONGEST:
-        raise RewardJaxError(f"{gguf.path}: a GGUF token has more than {_LONGEST} characters")
+        raise RewardJaxError(f"{broken} a token has more than {_LONGEST} characters")
 
 
 def _token(gguf: Any, tokens: list[str], index: Any) -> str | None:

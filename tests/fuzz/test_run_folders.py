@@ -44,7 +44,7 @@ def listing(folder):
 
 @pytest.mark.parametrize("name", FILES)
 def test_mutated_files(run, name, record_property):
-    count = times(8, 400)
+    count = times(6, 400)
     cases = [*mutations(FILES[name], count), *plants(run).items(), ("deep", DEEP.encode())]
     if name == "config.yaml":
         cases += alterations(CONFIG, count)

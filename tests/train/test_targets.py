@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rewardjax.data import features
+from rewardjax.data import features, made_once
 from rewardjax.data.batches import make_batch
 from rewardjax.errors import RewardJaxError
 from rewardjax.export import load_reward_model
@@ -215,9 +215,11 @@ def test_interrupted_or_damaged_targets_are_computed_again(tiny_lm, teacher, mon
 
 def test_a_full_disk_is_said_beforehand(tiny_lm, teacher, monkeypatch):
     trained = teacher(KINDS["rad"])
-    usage = token_rows.shutil.disk_usage("/")
-    monkeypatch.setattr(token_rows.shutil, "disk_usage", lambda path: usage._replace(free=10))
-    with pytest.raises(RewardJaxError, match=r"The LM's candidates need 0.0 GiB and .* free some"):
+    usage = made_once.shutil.disk_usage("/")
+    monkeypatch.setattr(made_once.shutil, "disk_usage", lambda path: usage._replace(free=10))
+    with pytest.raises(
+        RewardJaxError, match=r"The LM's candidates for .* tokens need 0.0 GiB and .* free some"
+    ):
         ask(tiny_lm, trained)
 
 
