@@ -199,7 +199,7 @@ def contents(path):
 
 def test_whatever_is_changed_the_state_is_right_or_refused(good, tmp_path, record_property):
     """Every file of a checkpoint, cut, emptied, removed or changed in one byte at random."""
-    cases = times(40, 600)
+    cases = times(20, 600)
     rng, files = np.random.default_rng(0), sorted(contents(good / "3"))
     refused = 0
     for _ in range(cases):

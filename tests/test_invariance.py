@@ -52,7 +52,7 @@ def test_neighbours_change_no_bit(tiny_lm, model, record_property):
 
     Prompts that differ: one that stands there twice is read once, by a program for fewer.
     """
-    count = times(8, 100)
+    count = times(4, 100)
     want = row_among(tiny_lm, model, ["a"], ["b", "c"], 4)
 
     @cases(count)
@@ -69,7 +69,7 @@ def test_the_batch_changes_no_more_than_rounding(tiny_lm, model, record_property
 
     beta multiplies the rounding of rewards in the steered logits, and so in `logprobs`.
     """
-    count = times(8, 100)
+    count = times(4, 100)
     want = row_among(tiny_lm, model, [], [], 4)
     some = st.lists(words | st.just(LONG), max_size=5)
 
