@@ -3,6 +3,7 @@
 import json
 import re
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import yaml
@@ -48,8 +49,8 @@ CONFIG = {
             "name": "sums",
             "task": "arithmetic",
             "chat": True,
-            "train_prompts": 4,
-            "train_samples": 2,
+            "train_prompts": 8,
+            "train_samples": 4,
             "test_prompts": 3,
             "samples": 4,
             "max_new_tokens": 2,
@@ -73,7 +74,7 @@ CONFIG = {
     "ks": [1, 2, 4],
     "sweep_k": 2,
     "taus": [0.1, 0.5],
-    "data_sizes": [2],
+    "data_sizes": [6],
 }
 
 
@@ -145,7 +146,7 @@ def test_every_rule_is_judged_at_every_k(results):
         "selection_scorer:early",
     ]
     assert {(one["name"], one["prompts"]) for one in letters["sizes"]} == {
-        (loss, size) for loss in ("L_PG", "L_Q") for size in (2, 16)
+        (loss, size) for loss in ("L_PG", "L_Q") for size in (6, 16)
     }
     assert all(len(one["rewards"]) == 2 for one in letters["sizes"])
 
@@ -230,7 +231,8 @@ def test_an_estimate_makes_nothing(inputs, results, capsys):
     before = set((inputs / "out" / "fits").iterdir())
     assert command(inputs, "--seeds", "0", "7", "--estimate") == 0
     assert set((inputs / "out" / "fits").iterdir()) == before
-    assert re.search(r"fits +│ +20 +│", capsys.readouterr().out)
+    # of the new seed: three probes and two on fewer prompts of each task, one on guided completions
+    assert re.search(r"fits +│ +21 │ +[0-9.]+ │ +11 │", capsys.readouterr().out)
 
 
 def test_measure_on_states_that_hold_the_reward():
@@ -244,7 +246,8 @@ def test_measure_on_states_that_hold_the_reward():
     )
     optim = ProbeOptim(epochs=200, batch_size=30, learning_rate=0.02)
     how = FitConfig(objective=ProbeObjective("L_Q"), optim=optim)
-    found = measure(config, how, states, rewards, states, [rewards], seed=0, prompts=20)
+    x = jnp.asarray(states)
+    found = measure(config, how, x, rewards, x, [rewards], seed=0, prompts=20)
     assert (found["layer"], found["tau"]) == (1, 0.01)
     for i, k in enumerate((1, 2, 6)):
         oracle, _ = by_prompt(rewards, rewards, k, "best")
@@ -270,7 +273,7 @@ TASK = CONFIG["tasks"][0]
         ({"ks": [1, 8], "sweep_k": 8}, "samples is 4 and the largest of ks 8"),
         ({"sweep_k": 3}, "sweep_k is 3"),
         ({"taus": [0.0]}, "expected finite numbers above 0"),
-        ({"data_sizes": [16]}, "data_sizes has 16"),
+        ({"data_sizes": [8]}, "task 'sums': data_sizes has 8"),
         ({"layers": [9]}, "layers: 9"),
         ({"variants": [{"name": "L_Q"}]}, "are called 'L_Q'"),
         ({"variants": [{"name": "a", "settings": {"optim": {"epoch": 1}}}]}, "optim.epochs"),
@@ -288,8 +291,8 @@ def test_bad_settings_are_refused_before_any_work(inputs, tiny_lm_dir, capsys, c
     config = CONFIG | {"lm": str(tiny_lm_dir)} | change
     (inputs / "bad.yaml").write_text(yaml.safe_dump(config))
     text = (inputs / "bad.yaml").read_text()
-    files = [f"{name}={inputs / path}" for name, path in
-             (("prompts", "prompts.txt"), ("arm", "arm/reward_model")) if f"{{{name}}}" in text]  # fmt: skip
+    paths = {"prompts": "prompts.txt", "arm": "arm/reward_model"}
+    files = [f"{name}={inputs / paths[name]}" for name in paths if f"{{{name}}}" in text]
     argv = ["analyze", "selection", "bad.yaml", "--out", "bad"]
     assert cli([*argv, *(["--files", *files] if files else [])]) == 2
     error = capsys.readouterr().err

@@ -13,7 +13,7 @@ import shlex
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from rich.console import Console
 
@@ -27,6 +27,7 @@ class OutOfTime(Exception):
     """The hours given are over: what was made stays, and the next run goes on."""
 
 
+@runtime_checkable
 class Resumable(Protocol):
     """Settings of what is made step by step in a folder."""
 

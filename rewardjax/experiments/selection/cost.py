@@ -5,9 +5,10 @@ from __future__ import annotations
 
 from rewardjax.data.hidden import machine_flops
 from rewardjax.experiments.compare.cost import EFFICIENCY, row, unembedding, weights
+from rewardjax.experiments.selection.pools import Pool, pools
 from rewardjax.experiments.selection.run import chooser, main_fits, pool_fits, size_fits
 from rewardjax.experiments.selection.settings import probes
-from rewardjax.experiments.selection.steps import Fit, Pool, Steps, pools
+from rewardjax.experiments.selection.steps import Fit, Steps
 from rewardjax.lm import open_lm
 from rewardjax.report.table import Cell, Table
 from rewardjax.text import encode_prompt

@@ -23,7 +23,7 @@ def measure(
     train_states: Float[Array, "N L D"],
     train_rewards: Matrix,
     states: Float[Array, "Q L D"],
-    judged: Sequence[Matrix],
+    judged: Sequence[Float[np.ndarray, "R K"]],
     *,
     seed: int,
     prompts: int,

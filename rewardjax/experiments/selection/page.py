@@ -73,9 +73,9 @@ def _protocol(results: Results) -> str:
     return (
         f"Seeds {', '.join(map(str, settings['seeds']))}. Probes read layers"
         f" {', '.join(map(str, results['layers']))} of {settings['lm']} at a completion's end;"
-        f" layer and τ are chosen on the {held} of the training prompts that the seed holds out, from"
-        f" τ = {', '.join(f'{tau:g}' for tau in settings['taus'])} deviations of Q within a prompt."
-        " Scores of sentiment, −1 to 1, count as (score + 1) / 2. Rewards of a choice are"
+        f" layer and τ are chosen on the {held} of the training prompts that the seed holds out,"
+        f" from τ = {', '.join(f'{tau:g}' for tau in settings['taus'])} deviations of Q within a"
+        " prompt. Scores of sentiment, −1 to 1, count as (score + 1) / 2. Rewards of a choice are"
         " expectations, not draws: Σ softmax(Q/τ) r over shuffled chunks of k."
     )
 

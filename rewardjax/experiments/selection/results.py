@@ -10,9 +10,10 @@ import numpy as np
 
 from rewardjax.config import to_plain
 from rewardjax.decoding.selection import kl_bound
+from rewardjax.experiments.selection.pools import Pool, pools
 from rewardjax.experiments.selection.run import chooser, main_fits, pool_fits, size_fits
 from rewardjax.experiments.selection.settings import SelectionConfig, TaskConfig, probes
-from rewardjax.experiments.selection.steps import Fit, Pool, Steps, pools
+from rewardjax.experiments.selection.steps import Fit, Steps
 from rewardjax.metrics.bootstrap import bootstrap_mean
 from rewardjax.metrics.selection import by_prompt
 from rewardjax.provenance import commit, machine, versions, without_paths

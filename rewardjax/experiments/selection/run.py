@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from rewardjax.decoding.settings import SamplingConfig
 from rewardjax.errors import RewardJaxError
+from rewardjax.experiments.selection.pools import Pool, pools
 from rewardjax.experiments.selection.scores import open_scorer
 from rewardjax.experiments.selection.settings import TaskConfig, VariantConfig, probes
-from rewardjax.experiments.selection.steps import Fit, Pool, Steps, pools
+from rewardjax.experiments.selection.steps import Fit, Steps
 from rewardjax.export import load_reward_model
 from rewardjax.lm import open_lm
 from rewardjax.text import check_fit, check_sampling, encode_prompt
