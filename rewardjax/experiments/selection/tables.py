@@ -75,9 +75,11 @@ def other_judges(results: Results, task: Task) -> Table:
     columns = [Cell("choice", f"k = {results['settings']['ks'][-1]}")]
     columns += [Cell(judge["name"], judge["version"]) for judge in task["judges"]]
     rows = [(Cell("random"), *map(_cell, task["base"]))]
+    rules = {rule["name"]: rule for rule in task["rules"]}
+    rules |= {f"best of k by {rule['name']}": rule for rule in task["skylines"]}
     rows += [
-        (Cell(rule["name"]), *(_cell(judge[-1]["reward"]) for judge in rule["judges"]))
-        for rule in (*task["rules"], *task["skylines"])
+        (Cell(name), *(_cell(judge[-1]["reward"]) for judge in rule["judges"]))
+        for name, rule in rules.items()
     ]
     learned = task["train_reward"]
     notes = [f"{judge['name']}: {judge['note']}" for judge in task["judges"] if judge["note"]]
@@ -106,7 +108,8 @@ def training(results: Results, task: Task) -> Table:
     caption = (
         f"Training of the probes of {len(results['layers'])} layers side by side from cached"
         f" states of {task['train']['prompts']} × {task['train']['samples']} completions; the first"
-        " of a kind compiles. Held-out reward: the training reward, mean of the seeds."
+        " of a kind compiles. Held-out reward: the training reward of the layer and τ that were"
+        " chosen by it, and so too high; mean of the seeds."
     )
     title = f"{task['name']}: training from cached states"
     return Table(tuple(map(Cell, heads)), tuple(rows), title, caption)
