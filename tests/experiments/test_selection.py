@@ -1,7 +1,9 @@
 """`rewardjax analyze selection`: a whole small experiment, resumed, and what it refuses."""
 
+import dataclasses
 import json
 import re
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -9,10 +11,13 @@ import pytest
 import yaml
 
 from rewardjax.cli import main as cli
-from rewardjax.config import from_dict
+from rewardjax.config import from_dict, load_yaml
+from rewardjax.experiments.compare.checks import fill_in
 from rewardjax.experiments.selection import page
+from rewardjax.experiments.selection.checks import check
 from rewardjax.experiments.selection.fits import measure
-from rewardjax.experiments.selection.settings import SelectionConfig
+from rewardjax.experiments.selection.settings import SelectionConfig, fit_settings, probes
+from rewardjax.experiments.selection.tables import guided
 from rewardjax.metrics.selection import by_prompt
 from rewardjax.probe_fit import FitConfig
 from rewardjax.probe_step import ProbeObjective, ProbeOptim
@@ -192,12 +197,12 @@ def test_differences_are_those_of_the_means(results):
 
 def test_guided_completions_are_judged_and_chosen_among(results):
     letters, sums = results["tasks"]
-    (guided,) = letters["guided"]
-    assert (guided["name"], guided["beta"], guided["chooser"]) == ("arm", 10.0, "L_PG")
-    assert len(guided["judges"]) == len(letters["judges"])
-    first = guided["chosen"][0]
+    (found,) = letters["guided"]
+    assert (found["name"], found["beta"], found["chooser"]) == ("arm", 10.0, "L_PG")
+    assert len(found["judges"]) == len(letters["judges"])
+    first = found["chosen"][0]
     assert [one["k"] for one in first] == [1, 2]  # as far as its samples go
-    assert first[0]["reward"]["value"] == pytest.approx(guided["judges"][0]["value"], abs=1e-5)
+    assert first[0]["reward"]["value"] == pytest.approx(found["judges"][0]["value"], abs=1e-5)
     assert sums["guided"] == []
 
 
@@ -232,7 +237,7 @@ def test_an_estimate_makes_nothing(inputs, results, capsys):
     assert command(inputs, "--seeds", "0", "7", "--estimate") == 0
     assert set((inputs / "out" / "fits").iterdir()) == before
     # of the new seed: three probes and two on fewer prompts of each task, one on guided completions
-    assert re.search(r"fits +│ +21 │ +[0-9.]+ │ +11 │", capsys.readouterr().out)
+    assert re.search(r"fits +│ +22 │ +[0-9.]+ │ +11 │", capsys.readouterr().out)
 
 
 def test_measure_on_states_that_hold_the_reward():
@@ -258,6 +263,33 @@ def test_measure_on_states_that_hold_the_reward():
     flat = found["taus"][1]  # τ of ten deviations: nearly any
     assert flat["kl"] < 0.01
     assert np.mean(flat["reward"]) == pytest.approx(rewards.mean(), abs=0.06)
+
+
+def test_guidance_stands_beside_the_k_that_earns_as_much(results):
+    task = json.loads(json.dumps(results["tasks"][0]))
+    earned = [one["reward"]["value"] for one in task["rules"][0]["judges"][0]]
+    for value, words in ((max(earned) + 1, "above 4"), (min(earned) - 1, "1")):
+        task["guided"][0]["judges"][0]["value"] = value
+        table = guided(results, task)
+        (row,) = [row for row in table.rows if row[0].value == "arm, β = 10"]
+        assert row[-1].value == words
+
+
+def test_the_config_of_the_results_means_something(tmp_path):
+    for name in ("judge", "arm"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "arm" / "config.json").touch()
+    values = load_yaml(Path(__file__).parents[2] / "configs" / "qprobe.yaml")
+    config = from_dict(SelectionConfig, values)
+    files = [f"{name}={tmp_path / name}" for name in ("neutral", "judge", "arm")]
+    config = fill_in(dataclasses.replace(config, files=tuple(files)))
+    check(config)
+    for probe in probes(config):
+        how = from_dict(FitConfig, fit_settings(config, probe))
+        assert how.objective.name == probe.loss
+        assert how.objective.group_size == config.tasks[0].train_samples
+    for task in config.tasks:
+        assert task.judges[0] != task.train_reward or task.task == "arithmetic"
 
 
 TASK = CONFIG["tasks"][0]

@@ -13,8 +13,8 @@ from rewardjax.report.selection import Point, reward_curves
 
 Results = dict[str, Any]
 Task = dict[str, Any]
-Figure = tuple[str, str]
-"""(SVG, caption)"""
+Figure = tuple[str, str, bool]
+"""(SVG, caption, whether it is narrow)"""
 
 
 def of_task(results: Results, task: Task) -> Iterator[Figure]:
@@ -44,7 +44,7 @@ def _by_k(results: Results, task: Task) -> Figure:
         ticks=results["settings"]["ks"],
         level=("random", _interval(task["base"][0])),
     )
-    return svg, f"τ as chosen on held-out training prompts. {_bars(results, task)}"
+    return svg, f"τ as chosen on held-out training prompts. {_bars(results, task)}", False
 
 
 def _by_kl(results: Results, task: Task) -> Figure:
@@ -74,7 +74,7 @@ def _by_kl(results: Results, task: Task) -> Figure:
         " is also at most the dotted bound, whatever the choice; the best of k stands at its"
         " bound for each k."
     )
-    return svg, f"{caption} {_bars(results, task)}"
+    return svg, f"{caption} {_bars(results, task)}", False
 
 
 def _by_layer(results: Results, task: Task) -> Figure:
@@ -87,7 +87,7 @@ def _by_layer(results: Results, task: Task) -> Figure:
         prefix=f"{slug(task['name'])}-layer",
         log=False,
     )
-    return svg, f"Each layer with τ of its own. {_dots(results)}"
+    return svg, f"Each layer with τ of its own. {_dots(results)}", True
 
 
 def _by_size(results: Results, task: Task) -> Figure:
@@ -102,7 +102,7 @@ def _by_size(results: Results, task: Task) -> Figure:
         title=f"{task['name']}: reward by training prompts",
         prefix=f"{slug(task['name'])}-size",
     )
-    return svg, f"{task['train']['samples']} completions of each prompt. {_dots(results)}"
+    return svg, f"{task['train']['samples']} completions of each prompt. {_dots(results)}", True
 
 
 def _by_tokens(results: Results, task: Task) -> Figure:
@@ -124,7 +124,7 @@ def _by_tokens(results: Results, task: Task) -> Figure:
         level=("the LM alone", _interval(task["base"][0])),
     )
     caption = "At 1: guidance alone; further right, choosing among k guided completions."
-    return svg, f"{caption} {_bars(results, task)}"
+    return svg, f"{caption} {_bars(results, task)}", False
 
 
 def _points(by_k: list[dict[str, Any]]) -> list[Point]:

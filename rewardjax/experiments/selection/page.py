@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,10 @@ def page(results: Results) -> html.Page:
     sections = []
     for task in results["tasks"]:
         parts = [html.paragraph(_what(task))]
-        parts += [html.figure(svg, caption) for svg, caption in figures_of_task(results, task)]
+        parts += [
+            html.figure(svg, caption, narrow=narrow)
+            for svg, caption, narrow in figures_of_task(results, task)
+        ]
         parts += [to_html(table) for table in tables.of_task(results, task)]
         sections.append((task["name"], "".join(parts)))
     made = html.paragraph(_protocol(results)) + html.code(results["command"])
@@ -36,7 +40,8 @@ def page(results: Results) -> html.Page:
     lead = results["question"] or "What choosing among k completions earns."
     if not results["finished"]:
         lead += f" {_unfinished(results)}"
-    return html.Page(results["name"], lead, sections=sections, footer=_footer(results))
+    numbers = [number for task in results["tasks"] for number in _numbers(results, task)]
+    return html.Page(results["name"], lead, numbers, sections, _footer(results))
 
 
 def readme(results: Results) -> str:
@@ -51,6 +56,21 @@ def readme(results: Results) -> str:
     parts += ["`report.html` has the figures and every step; `results.json` every number, with its"
               " n, seeds and interval."]  # fmt: skip
     return "\n\n".join(part.strip() for part in parts if part) + "\n"
+
+
+def _numbers(results: Results, task: dict[str, Any]) -> Iterator[html.KeyNumber]:
+    """The first loss at the largest k beside the base rate, and less the reference."""
+    k = results["settings"]["ks"][-1]
+    for rule in tables.losses(results, task)[:1]:
+        earned, base = rule["judges"][0][-1]["reward"], task["base"][0]
+        label = f"{task['name']}: {rule['name']} among {k}"
+        yield html.KeyNumber(label, number(earned["value"]), f"base rate {number(base['value'])}")
+        for one in task["differences"]:
+            if one["name"] == rule["name"]:
+                found = one["by_k"][-1]
+                ends = f"{number(found['low'])} to {number(found['high'])}"
+                label = f"{task['name']}: {one['name']} − {one['reference']} among {k}"
+                yield html.KeyNumber(label, number(found["value"]), ends)
 
 
 def _what(task: dict[str, Any]) -> str:

@@ -119,17 +119,21 @@ def guided(results: Results, task: Task) -> Table | None:
     """Choosing beside guided decoding, by LM tokens per token of output."""
     if not task["guided"]:
         return None
+    first = losses(results, task)[:1]
     heads = [Cell("how"), Cell("LM tokens", "per token of output")]
     heads += [Cell(judge["name"]) for judge in task["judges"]]
-    rows = [(Cell("the LM alone"), Cell("1"), *map(_cell, task["base"]))]
-    first = losses(results, task)[:1]
+    heads += [Cell(f"{rule['name']} earns as much", "from k =") for rule in first]
+    none = [Cell("")] * len(first)
+    rows = [(Cell("the LM alone"), Cell("1"), *map(_cell, task["base"]), *none)]
     for rule in first:
-        rows += _by_k(f"{rule['name']} among k", rule["judges"])
+        rows += [(*row, *none) for row in _by_k(f"{rule['name']} among k", rule["judges"])]
     for one in task["guided"]:
         name = f"{one['name']}, β = {one['beta']:g}"
-        rows.append((Cell(name), Cell("1"), *map(_cell, one["judges"])))
+        equal = [Cell(_equal(rule, one["judges"][0])) for rule in first]
+        rows.append((Cell(name), Cell("1"), *map(_cell, one["judges"]), *equal))
         if one["chosen"]:
-            rows += _by_k(f"{name}, then {one['chooser']} among k", one["chosen"])
+            chosen = _by_k(f"{name}, then {one['chooser']} among k", one["chosen"])
+            rows += [(*row, *none) for row in chosen]
     samples = task["guided"][0]["samples"]
     caption = (
         f"Guided: {task['test']['prompts']} prompts × {samples} completions. A guide also runs its"
@@ -138,6 +142,12 @@ def guided(results: Results, task: Task) -> Table | None:
     )
     title = f"{task['name']}: choosing beside guided decoding"
     return Table(tuple(heads), tuple(rows), title, caption)
+
+
+def _equal(rule: dict[str, Any], guided: dict[str, Any]) -> str:
+    """The least k at which choosing earns what guidance does, by the first judge."""
+    enough = [one["k"] for one in rule["judges"][0] if one["reward"]["value"] >= guided["value"]]
+    return str(enough[0]) if enough else f"above {rule['judges'][0][-1]['k']}"
 
 
 def _by_k(name: str, judges: list[list[dict[str, Any]]]) -> list[tuple[Cell, ...]]:
