@@ -18,9 +18,12 @@ from rewardjax.experiments.selection.checks import check
 from rewardjax.experiments.selection.fits import measure
 from rewardjax.experiments.selection.settings import SelectionConfig, fit_settings, probes
 from rewardjax.experiments.selection.tables import guided
+from rewardjax.lm import load_lm
 from rewardjax.metrics.selection import by_prompt
 from rewardjax.probe_fit import FitConfig
 from rewardjax.probe_step import ProbeObjective, ProbeOptim
+from rewardjax.rewards import RewardModelConfig
+from tests.trained import save_random
 
 # A reward that the last token's state tells: whether the completion ends in an early letter.
 SCORER = """
@@ -88,19 +91,7 @@ def inputs(tmp_path_factory, tiny_lm_dir):
     folder = tmp_path_factory.mktemp("selection")
     (folder / "selection_scorer.py").write_text(SCORER)
     (folder / "prompts.txt").write_text("".join(f"the film {i} was\n" for i in range(30)))
-    lines = [{"text": f"the film {i} was good", "label": i % 2} for i in range(12)]
-    (folder / "texts.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
-    (folder / "arm.yaml").write_text(
-        yaml.safe_dump(
-            {
-                "lm": str(tiny_lm_dir),
-                "data": {"path": str(folder / "texts.jsonl"), "labels": ["label"]},
-                "optim": {"steps": 1, "batch_size": 4},
-            }
-        )
-    )
-    argv = [str(folder / "arm.yaml"), "--run-dir", str(folder / "arm")]
-    assert cli(["train", "reward-model", *argv]) == 0
+    save_random(folder / "arm", load_lm(str(tiny_lm_dir)), RewardModelConfig())
     config = CONFIG | {"lm": str(tiny_lm_dir)}
     (folder / "selection.yaml").write_text(yaml.safe_dump(config))
     return folder
@@ -112,7 +103,7 @@ def in_the_folder(inputs, monkeypatch):
 
 
 def command(inputs, *more, config="selection.yaml"):
-    files = [f"prompts={inputs / 'prompts.txt'}", f"arm={inputs / 'arm' / 'reward_model'}"]
+    files = [f"prompts={inputs / 'prompts.txt'}", f"arm={inputs / 'arm'}"]
     out = ["--out", str(inputs / "out"), "--publish", str(inputs / "published")]
     return cli(["analyze", "selection", str(inputs / config), "--files", *files, *out, *more])
 
@@ -323,7 +314,7 @@ def test_bad_settings_are_refused_before_any_work(inputs, tiny_lm_dir, capsys, c
     config = CONFIG | {"lm": str(tiny_lm_dir)} | change
     (inputs / "bad.yaml").write_text(yaml.safe_dump(config))
     text = (inputs / "bad.yaml").read_text()
-    paths = {"prompts": "prompts.txt", "arm": "arm/reward_model"}
+    paths = {"prompts": "prompts.txt", "arm": "arm"}
     files = [f"{name}={inputs / paths[name]}" for name in paths if f"{{{name}}}" in text]
     argv = ["analyze", "selection", "bad.yaml", "--out", "bad"]
     assert cli([*argv, *(["--files", *files] if files else [])]) == 2
