@@ -300,6 +300,7 @@ TASK = CONFIG["tasks"][0]
         ({"layers": [9]}, "layers: 9"),
         ({"variants": [{"name": "L_Q"}]}, "are called 'L_Q'"),
         ({"variants": [{"name": "a", "settings": {"optim": {"epoch": 1}}}]}, "optim.epochs"),
+        ({"fit": {"optim": {"epochs": 0}}}, "probe 'L_PG': optim.epochs is 0"),
         ({"tasks": [TASK | {"train_prompts": 25}]}, "has 5 prompts left for test_prompts"),
         ({"tasks": [TASK | {"judges": ["vadr"]}]}, "did you mean 'vader'"),
         ({"tasks": [TASK | {"judges": ["arithmetic"]}]}, "needs `task: arithmetic`"),

@@ -95,7 +95,8 @@ def _protocol(results: Results) -> str:
         f" {', '.join(map(str, results['layers']))} of {settings['lm']} at a completion's end;"
         f" layer and τ are chosen on the {held} of the training prompts that the seed holds out,"
         f" from τ = {', '.join(f'{tau:g}' for tau in settings['taus'])} deviations of Q within a"
-        " prompt. Scores of sentiment, −1 to 1, count as (score + 1) / 2. Rewards of a choice are"
+        " prompt, by the training reward of choosing among all completions of a prompt."
+        " Scores of sentiment, −1 to 1, count as (score + 1) / 2. Rewards of a choice are"
         " expectations, not draws: Σ softmax(Q/τ) r over shuffled chunks of k."
     )
 

@@ -21,12 +21,7 @@ def prepare(steps: Steps) -> None:
     """
     config = steps.config
     opened = open_lm(config.lm, dtype=config.dtype)
-    try:
-        assert steps.layers
-    except RewardJaxError as error:
-        raise RewardJaxError(str(error).replace("reward_model.layer", "layers:", 1)) from error
-    for variant in probes(config):
-        steps.fit_config(variant)
+    steps.check_probes()
     for task in config.tasks:
         where = f"task {task.name!r}"
         for spec in (*steps.judges(task), *task.skylines):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,13 +20,26 @@ from rewardjax.experiments.compare.settings import slug
 from rewardjax.experiments.compare.workspace import Workspace
 from rewardjax.experiments.selection.fits import measure
 from rewardjax.experiments.selection.pools import Completions, Pool
-from rewardjax.experiments.selection.settings import SelectionConfig, VariantConfig, fit_settings
+from rewardjax.experiments.selection.settings import (
+    SelectionConfig,
+    VariantConfig,
+    fit_settings,
+    probes,
+)
 from rewardjax.lm import open_lm
 from rewardjax.probe_fit import FitConfig
 from rewardjax.report.write import write_text
 from rewardjax.rewards import resolve_layer
 from rewardjax.sequence import Completion, encode
 from rewardjax.text import encode_prompt
+
+_LEAST = {
+    "objective.group_size": 2,
+    "optim.epochs": 1,
+    "optim.batch_size": 1,
+    "optim.learning_rate": 0,
+    "optim.weight_decay": 0,
+}
 
 
 @dataclass(frozen=True)
@@ -50,7 +64,10 @@ class Steps(Completions):
     def layers(self) -> tuple[int, ...]:
         """The layers that are read, each once, in rising order."""
         count = open_lm(self.config.lm).config.num_hidden_layers
-        return tuple(sorted({resolve_layer(layer, count) for layer in self.config.layers}))
+        try:
+            return tuple(sorted({resolve_layer(layer, count) for layer in self.config.layers}))
+        except RewardJaxError as error:
+            raise RewardJaxError(str(error).replace("reward_model.layer", "layers:", 1)) from error
 
     # States
 
@@ -104,9 +121,27 @@ class Steps(Completions):
     # Probes
 
     def fit_config(self, variant: VariantConfig) -> FitConfig:
-        """How a probe is trained."""
+        """How a probe is trained.
+
+        Raises:
+          RewardJaxError: settings that cannot mean anything, named.
+        """
         where = f"probe {variant.name!r}"
-        return from_dict(FitConfig, fit_settings(self.config, variant), source=where)
+        found = from_dict(FitConfig, fit_settings(self.config, variant), source=where)
+        for name, least in _LEAST.items():
+            section, _, key = name.partition(".")
+            value = getattr(getattr(found, section), key)
+            if not least <= value < math.inf:
+                raise RewardJaxError(
+                    f"{where}: {name} is {value}; expected at least {least}, and finite"
+                )
+        return found
+
+    def check_probes(self) -> None:
+        """Raises RewardJaxError for layers that the LM has not, or settings of a probe."""
+        _ = self.layers
+        for variant in probes(self.config):
+            self.fit_config(variant)
 
     def numbers(self, fit: Fit) -> Path:
         """JSON of what a probe's choices earn."""
