@@ -63,6 +63,10 @@ COMMANDS: dict[tuple[str, ...], tuple[str, str]] = {
         "rewardjax.experiments.controls:main",
         "what each rank can fit, on two matrices whose best fit is known",
     ),
+    ("analyze", "selection"): (
+        "rewardjax.experiments.selection:main",
+        "what choosing among k completions earns: probes of several losses, exactly",
+    ),
     ("bench", "decode"): (
         "rewardjax.experiments.bench:main",
         "decoding speed beside the machine's limits and PyTorch",

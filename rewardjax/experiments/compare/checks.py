@@ -6,7 +6,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from rewardjax.errors import RewardJaxError, nearest
 from rewardjax.experiments.compare.settings import CompareConfig, models, slug, strengths
@@ -14,8 +14,11 @@ from rewardjax.experiments.compare.settings import CompareConfig, models, slug, 
 _PLACE = re.compile(r"\{([A-Za-z][\w-]*)\}")
 
 
-def fill_in(config: CompareConfig) -> CompareConfig:
-    """The config with its {NAME} replaced by the files given.
+C = TypeVar("C", bound=Any)
+
+
+def fill_in(config: C) -> C:
+    """An experiment's config with its {NAME} replaced by the `files` given.
 
     Raises:
       RewardJaxError: a name without a file (all are named at once), or a file nobody asked for.
@@ -44,12 +47,12 @@ def fill_in(config: CompareConfig) -> CompareConfig:
     filled = dataclasses.replace(fill(dataclasses.replace(config, files=())), files=config.files)
     if missing := sorted(asked - given.keys()):
         raise RewardJaxError(
-            f"this comparison needs the files {', '.join(missing)}; give --files "
+            f"this experiment needs the files {', '.join(missing)}; give --files "
             + " ".join(f"{name}=PATH" for name in missing)
         )
     if extra := sorted(given.keys() - asked):
         hint = nearest(extra[0], sorted(asked))
-        raise RewardJaxError(f"--files {extra[0]}=… is not asked for by this comparison{hint}")
+        raise RewardJaxError(f"--files {extra[0]}=… is not asked for by this experiment{hint}")
     return filled
 
 

@@ -42,17 +42,18 @@ def table(steps: Steps) -> Table:
     rows = []
     kinds = {"training": "models/", "decoding": "texts/", "evaluation": "numbers/"}
     for kind, seconds in left.items():
-        rows.append(_row(kind, steps.work.made(kinds[kind]), seconds))
+        rows.append(row(kind, steps.work.made(kinds[kind]), seconds))
     made = steps.work.made()
     others = sum(made) - sum(sum(steps.work.made(kind)) for kind in kinds.values())
-    rows.append(_row("all", made, [x for seconds in left.values() for x in seconds]))
+    rows.append(row("all", made, [x for seconds in left.values() for x in seconds]))
     heads = ("steps", "made", "hours", "left", "hours, about")
     caption = "Rank analysis, controls and speed are not in the estimate"
     caption += f" ({others / 3600:.1f} h so far)." if others > 1 else "."
     return Table(tuple(map(Entry, heads)), tuple(rows), caption=caption)
 
 
-def _row(kind: str, done: list[float], left: list[float]) -> tuple[Entry, ...]:
+def row(kind: str, done: list[float], left: list[float]) -> tuple[Entry, ...]:
+    """Of steps of one kind: how many are made and left, and their hours."""
     hours = [f"{sum(values) / 3600:.1f}" for values in (done, left)]
     return (
         Entry(kind),
@@ -90,21 +91,21 @@ def _training(steps: Steps, model: ModelConfig, opened: OpenedLM) -> float:
     epochs = settings.get("optim", {}).get("epochs", 1.0)
     transformer = _backbone(settings, opened)
     if transformer is None:  # the head's own products are few beside the LM's one pass
-        return 2 * texts * TEXT * _weights(opened.config)
-    return 6 * texts * TEXT * epochs * _weights(transformer)
+        return 2 * texts * TEXT * weights(opened.config)
+    return 6 * texts * TEXT * epochs * weights(transformer)
 
 
 def _decoding(steps: Steps, cell: Cell, opened: OpenedLM) -> float:
     config, protocol = steps.config, steps.config.protocol
     prompts = protocol.full_prompts if cell.full else protocol.prompts
     samples = protocol.full_samples if cell.full else protocol.samples
-    per_token = 2.0 * (_weights(opened.config) + _unembedding(opened.config))
+    per_token = 2.0 * (weights(opened.config) + unembedding(opened.config))
     if cell.model is not None:
         settings = steps.training(cell.model, cell.seed)
         transformer = _backbone(settings, opened)
         if transformer is not None:
             rad = settings["reward_model"].get("parametrization") == "rad"
-            per_token += 2.0 * _weights(transformer) * (config.top_k if rad else 1)
+            per_token += 2.0 * weights(transformer) * (config.top_k if rad else 1)
     tokens = prompts * (samples * protocol.max_new_tokens + PROMPT)
     return tokens * per_token
 
@@ -116,11 +117,11 @@ def _reading(steps: Steps, cell: Cell, judge: LMConfig | None) -> float:
     prompts = protocol.full_prompts if cell.full else protocol.prompts
     samples = protocol.full_samples if cell.full else protocol.samples
     texts = prompts * min(samples, protocol.perplexity_samples or samples)
-    read = (PROMPT + protocol.max_new_tokens) * _weights(judge)
-    return 2.0 * texts * (read + protocol.max_new_tokens * _unembedding(judge))
+    read = (PROMPT + protocol.max_new_tokens) * weights(judge)
+    return 2.0 * texts * (read + protocol.max_new_tokens * unembedding(judge))
 
 
-def _weights(config: LMConfig) -> float:
+def weights(config: LMConfig) -> float:
     """Weights of the layers' matrix products: each token meets every one once."""
     heads = config.num_attention_heads + config.num_key_value_heads
     attention = 2 * config.hidden_size * config.head_dim * heads
@@ -128,5 +129,6 @@ def _weights(config: LMConfig) -> float:
     return config.num_hidden_layers * (attention + feed_forward)
 
 
-def _unembedding(config: LMConfig) -> float:
+def unembedding(config: LMConfig) -> float:
+    """Weights between the last state and the logits."""
     return config.hidden_size * config.vocab_size

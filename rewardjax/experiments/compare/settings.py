@@ -6,6 +6,7 @@ import dataclasses
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import tyro
@@ -176,6 +177,17 @@ class CompareConfig:
     """start no further step after this many hours; run again to go on"""
     estimate: bool = False
     """print the estimate of the cost and stop"""
+
+    @property
+    def inputs(self) -> set[str]:
+        """Every file that is read: those of `files`, and those that the YAML names itself."""
+        settings = [self.training, *(m.settings for m in (*self.models, *self.sweeps))]
+        named = [each.get("data", {}).get("path") for each in settings]
+        named += [arm.prompts for arm in self.arms]
+        named += [self.lm, self.perplexity_lm, self.agreement.texts, *self.scorers]
+        named += [prefixes.partition("=")[2] or prefixes for prefixes in self.rank.prefixes]
+        given = {pair.partition("=")[2] for pair in self.files}
+        return given | {path for path in named if path and Path(path).exists()}
 
 
 def models(config: CompareConfig) -> list[ModelConfig]:

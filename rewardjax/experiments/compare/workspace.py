@@ -1,8 +1,8 @@
-"""The folder of a comparison: what was made lies there under a name that says from what.
+"""The folder of an experiment: what was made lies there under a name that says from what.
 
 A name ends in a hash of the settings and input files behind it, so a stopped run goes on, a
 changed setting makes new files, the old ones stay and serve again when it is changed back, and
-several comparisons in one folder share what they have in common.
+several experiments in one folder share what they have in common.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ import shlex
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from rich.console import Console
 
 from rewardjax.cli import program
 from rewardjax.errors import RewardJaxError
-from rewardjax.experiments.compare.settings import CompareConfig, slug
+from rewardjax.experiments.compare.settings import slug
 from rewardjax.report.write import write_text
 
 
@@ -27,10 +27,26 @@ class OutOfTime(Exception):
     """The hours given are over: what was made stays, and the next run goes on."""
 
 
+@runtime_checkable
+class Resumable(Protocol):
+    """Settings of what is made step by step in a folder."""
+
+    @property
+    def out(self) -> str: ...
+
+    @property
+    def hours(self) -> float | None: ...
+
+    @property
+    def inputs(self) -> set[str]:
+        """Files that are read: they count by their content, wherever they lie."""
+        ...
+
+
 class Workspace:
     """Runs commands once each, and remembers what they cost."""
 
-    def __init__(self, config: CompareConfig) -> None:
+    def __init__(self, config: Resumable) -> None:
         self.config = config
         self.folder = Path(config.out)
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -38,8 +54,10 @@ class Workspace:
         self._costs = self.folder / "costs.json"
         self.costs = self._recorded()
         self.used: set[str] = set()
-        """what this comparison asked for: others may share the folder"""
-        self._digests = {path: _digest(Path(path)) for path in _paths(config)}
+        """what this experiment asked for: others may share the folder"""
+        # No path is replaced inside a longer one.
+        longest_first = sorted(config.inputs, key=lambda path: (-len(path), path))
+        self._digests = {path: _digest(Path(path)) for path in longest_first}
 
     def place(self, kind: str, name: str, behind: Any, suffix: str = "") -> Path:
         """Where something belongs: KIND/NAME-HASH, the hash being of `behind`."""
@@ -77,7 +95,7 @@ class Workspace:
                 "seconds": time.monotonic() - wall,
                 "cpu_seconds": time.process_time() - cpu,
             }
-            self.costs = self._recorded()  # another comparison in this folder may have written
+            self.costs = self._recorded()  # another experiment in this folder may have written
             before = self.costs.get(key, {})
             total = {name: round(before.get(name, 0.0) + x, 2) for name, x in spent.items()}
             self.costs[key] = {"command": text, **total}
@@ -99,27 +117,12 @@ class Workspace:
         ]
 
     def record(self) -> list[dict[str, Any]]:
-        """What the steps of this comparison took, in the order they were made."""
+        """What the steps of this experiment took, in the order they were made."""
         return [cost for key, cost in self.costs.items() if key in self.used]
 
     def cost(self, output: Path) -> dict[str, Any]:
         """What making `output` took; empty when it is not known."""
         return self.costs.get(str(output.relative_to(self.folder)), {})
-
-
-def _paths(config: CompareConfig) -> list[str]:
-    """Every file that is read, longest path first, so that none is replaced inside another.
-
-    Those of --files, and those that the YAML names itself.
-    """
-    found = {pair.partition("=")[2] for pair in config.files}
-    settings = [config.training, *(m.settings for m in (*config.models, *config.sweeps))]
-    named = [each.get("data", {}).get("path") for each in settings]
-    named += [arm.prompts for arm in config.arms]
-    named += [config.lm, config.perplexity_lm, config.agreement.texts, *config.scorers]
-    named += [prefixes.partition("=")[2] or prefixes for prefixes in config.rank.prefixes]
-    found |= {path for path in named if path and Path(path).exists()}
-    return sorted(found, key=lambda path: (-len(path), path))
 
 
 def _digest(path: Path) -> str:
