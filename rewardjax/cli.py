@@ -23,6 +23,10 @@ COMMANDS: dict[tuple[str, ...], tuple[str, str]] = {
         "rewardjax.train.distill:main",
         "train a reward model on another one's rewards",
     ),
+    ("train", "nado"): (
+        "rewardjax.train.nado:main",
+        "train a reward model to satisfy an oracle, from the LM's own samples",
+    ),
     ("train", "probe"): (
         "rewardjax.train.probe:main",
         "train a score of whole completions on the LM's hidden states",

@@ -41,8 +41,9 @@ RULES: tuple[tuple[str, P], ...] = (
     (r"(o|down)_proj/kernel", P("tensor", "fsdp")),
     (r"(o|down)_proj/bias", P()),
     (r"\w*norm/(scale|bias)", P()),
-    # Heads are small, and read by every device. So are LoRA's factors.
-    (r"head/\w+", P()),
+    (r"head/vocabulary", P(None, "tensor", "fsdp")),
+    # Other heads are small, and read by every device. So are LoRA's factors.
+    (r"head/(level/)?\w+", P()),
     (r"lora/.+", P()),
 )
 """End of a parameter's path → how its axes lie on the mesh; the first that fits counts."""

@@ -20,7 +20,7 @@ from rewardjax.hosts import fetch
 from rewardjax.lm import LM, LMConfig, unembed
 
 from . import token_rows
-from .token_rows import Block, TokenRows, all_batches, texts_of
+from .token_rows import Block, Columns, TokenRows, all_batches, texts_of
 
 _VERSION = 1
 _CHUNK_LOGITS = 2**24
@@ -36,12 +36,13 @@ def top_candidates(
     config: LMConfig,
     k: int,
     include_observed: bool,
-) -> Int[Array, "B T C"]:
-    """The k most probable tokens after each prefix x_<t, most probable first.
+) -> tuple[Int[Array, "B T C"], Float[Array, "B T C"]]:
+    """The k most probable tokens after each prefix x_<t, most probable first, and their logits less
+    the logarithm of the whole vocabulary's sum: log p.
 
     With `include_observed` the observed token x_t comes before them and is none of them, so that
     C = k + 1 different tokens are compared. At t = 0 the LM has read nothing and has no opinion:
-    all C candidates are the observed token.
+    all C candidates are the observed token, and log p is 0.
 
     Args:
       states: the LM's states after its final norm; entry t has read x_<=t.
@@ -55,17 +56,25 @@ def top_candidates(
     prefixes = jnp.pad(prefixes, ((0, padding), (0, 0))).reshape(-1, chunk, width)
     observed = jnp.pad(tokens.reshape(count), (0, padding)).reshape(-1, chunk)
 
-    def top(part: tuple[Array, Array]) -> Array:
+    def top(part: tuple[Array, Array]) -> tuple[Array, Array]:
         h, seen = part
         logits = unembed(config, params, h.astype(dtype))
+        total = jax.nn.logsumexp(logits, axis=1, keepdims=True)
+        own = jnp.take_along_axis(logits, seen[:, None], axis=1)
         if include_observed:
             logits = logits.at[jnp.arange(chunk), seen].set(-jnp.inf)
-        best = jax.lax.top_k(logits, k)[1].astype(tokens.dtype)
-        return jnp.concatenate([seen[:, None], best], axis=1) if include_observed else best
+        values, best = jax.lax.top_k(logits, k)
+        best = best.astype(tokens.dtype)
+        if include_observed:
+            best = jnp.concatenate([seen[:, None], best], axis=1)
+            values = jnp.concatenate([own, values], axis=1)
+        return best, values - total
 
     found = jax.lax.map(top, (prefixes, observed))
-    found = found.reshape(count + padding, -1)[:count].reshape(*tokens.shape, -1)
-    return found.at[:, 0].set(tokens[:, :1])
+    best, logprobs = (
+        x.reshape(count + padding, -1)[:count].reshape(*tokens.shape, -1) for x in found
+    )
+    return best.at[:, 0].set(tokens[:, :1]), logprobs.at[:, 0].set(0.0)
 
 
 def lm_candidates(
@@ -76,17 +85,24 @@ def lm_candidates(
     include_observed: bool,
     dtype: str,
     states: Sequence[Features] = (),
+    logprobs: bool = False,
 ) -> TokenRows:
     """`top_candidates` of every text, from the cache if they are there: array `candidates`.
 
     Args:
       dtype: precision that the LM's states are rounded to beforehand, as cached states are.
       states: cached states of these texts; one that holds the last layer saves the LM's pass.
+      logprobs: keep those as well, an array of that name.
     """
     config, top = lm.config, lm.config.num_hidden_layers
     at_hand = next((found for found in states if top in found.layers), None)
     identity = f"{lm.fingerprint} {lm.params['embed_tokens']['embedding'].dtype}"
-    described = json.dumps([_VERSION, "candidates", identity, k, include_observed])
+    described = json.dumps(
+        [_VERSION, "candidates", identity, k, include_observed, *["logprobs"] * logprobs]
+    )
+    columns: Columns = {"candidates": ((k + include_observed,), np.dtype(np.int32))}
+    if logprobs:
+        columns["logprobs"] = ((k + include_observed,), np.dtype(np.float32))
     key = features.cache_key(described, (top,), dtype, tokens)
 
     def states_of(batch: Any) -> Any:
@@ -107,7 +123,9 @@ def lm_candidates(
                 k=k,
                 include_observed=include_observed,
             )
-            yield from texts_of(batch, candidates=fetch(found))
+            best, values = fetch(found)
+            kept = {"candidates": best, "logprobs": values}
+            yield from texts_of(batch, **{name: kept[name] for name in columns})
 
     total = sum(map(len, tokens))
     flops = 2.0 * total * config.vocab_size * config.hidden_size
@@ -117,7 +135,7 @@ def lm_candidates(
         cache_dir() / "targets",
         key,
         np.array([len(ids) for ids in tokens]),
-        {"candidates": ((k + include_observed,), np.dtype(np.int32))},
+        columns,
         compute,
         what="The LM's candidates",
         flops=flops,

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
+from typing import Any
 
 from rewardjax.data import settings as data_settings
 from rewardjax.errors import RewardJaxError
 from rewardjax.rewards import PARAMETRIZATIONS, RewardModel
 from rewardjax.rewards.next_token import NextTokenModel
 
-from .settings import AnyConfig, DistillConfig, TrainConfig
+from .settings import DistillConfig, RunConfig, TextsRun, TrainConfig
 
 _LEAST = {
     "seed": 0,
-    "objective.prior_weight": 0,
-    "objective.num_random_tokens": 1,
     "optim.batch_size": 1,
     "optim.steps": 1,
     "optim.warmup_steps": 0,
@@ -28,26 +28,33 @@ _LEAST = {
     "checkpoint.every": 1,
     "checkpoint.keep": 1,
 }
-
-
+_LEAST_PRIOR = {"objective.prior_weight": 0, "objective.num_random_tokens": 1}
 _LEAST_DISTILLING = {"objective.num_candidates": 1, "objective.level_weight": 0}
 
 
-def check(config: AnyConfig) -> None:
-    """Refuse settings that cannot mean anything, before any file or weight is read.
+def check_least(config: object, least: Mapping[str, float]) -> None:
+    """Refuse numbers that are too small, infinite or NaN.
+
+    Args:
+      least: dotted name of a setting → its least value; unset ones are left alone.
+    """
+    for name, smallest in least.items():
+        value: Any = config
+        for part in name.split("."):
+            value = getattr(value, part)
+        # false for NaN as well
+        if value is not None and not (smallest <= value and abs(value) < math.inf):
+            raise RewardJaxError(f"{name} is {value}; expected at least {smallest}, and finite")
+
+
+def check_run(config: RunConfig) -> None:
+    """Refuse settings that every command that trains a reward model has.
 
     Raises:
       RewardJaxError: naming the field, the value and what is expected.
     """
-    distilling = isinstance(config, DistillConfig)
-    for name, least in (_LEAST | (_LEAST_DISTILLING if distilling else {})).items():
-        value = config
-        for part in name.split("."):
-            value = getattr(value, part)
-        # false for NaN as well
-        if value is not None and not least <= value < math.inf:  # pyright: ignore
-            raise RewardJaxError(f"{name} is {value}; expected at least {least}, and finite")
-    optim, outputs = config.optim, config.reward_model.outputs
+    check_least(config, _LEAST)
+    optim = config.optim
     for name, value, most in (
         ("seed", config.seed, 2**32 - 1),
         ("optim.steps", optim.steps or 1, 2**31 - 1),
@@ -63,6 +70,17 @@ def check(config: AnyConfig) -> None:
             raise RewardJaxError(
                 f"optim.{name} is {getattr(optim, name)}; expected 0 <= {name} < 1"
             )
+
+
+def check(config: TextsRun) -> None:
+    """Refuse settings that cannot mean anything, before any file or weight is read.
+
+    Raises:
+      RewardJaxError: naming the field, the value and what is expected.
+    """
+    distilling, outputs = isinstance(config, DistillConfig), config.reward_model.outputs
+    check_run(config)
+    check_least(config, _LEAST_PRIOR | (_LEAST_DISTILLING if distilling else {}))
     data_settings.check(config.data)
     columns = data_settings.fill(config.data).labels
     if labelled(config) and len(columns) != outputs:
@@ -84,7 +102,7 @@ def check(config: AnyConfig) -> None:
         )
 
 
-def labelled(config: AnyConfig) -> bool:
+def labelled(config: TextsRun) -> bool:
     """Whether the texts' labels are read: always, except where distillation names none."""
     data = config.data
     named = bool(data.labels) or data.dataset is not None

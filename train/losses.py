@@ -7,7 +7,7 @@ nothing of labels or teachers.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +26,7 @@ from .settings import DistillObjectiveConfig, ObjectiveConfig
 
 LOSSES = {"mse": cumulative_mse, "bce": cumulative_bce}
 Terms = tuple[Float[Array, ""], Float[Array, ""]]
-"""the objective without the prior, and the prior regulariser (unweighted; 0 when it is off)"""
+"""the objective without its regulariser, and that (unweighted; 0 when it is off)"""
 Sizes = tuple[Int[Array, ""], Int[Array, ""]]
 
 
@@ -42,17 +42,28 @@ class Inputs(NamedTuple):
     hidden: dict[int, Any]
     """the base LM's states of the layers in `model.layers`, [B, T, D]"""
     candidates: Any = None
-    """distillation: int32[B, T, C]"""
+    """distillation, NADO: int32[B, T, C]"""
     targets: Any = None
     """distillation: the teacher's raw rewards of them, float32[B, T, C, A]"""
+    prompt_lengths: Any = None
+    """NADO: int32[B], tokens that are prompt"""
+    weights: Any = None
+    """NADO: importance weights, float32[B]"""
+    logprobs: Any = None
+    """NADO: log p of the candidates under the LM, whole vocabulary, float32[B, T, C]"""
 
 
 @runtime_checkable
 class Loss(Protocol):
     """Terms of a batch; each is a mean over the batch's texts or positions, without padding."""
 
+    regulariser: ClassVar[str]
+    """what the second term is called in logs"""
+
     @property
-    def prior_weight(self) -> float: ...
+    def prior_weight(self) -> float:
+        """Of the second term."""
+        ...
 
     @property
     def candidates(self) -> int:
@@ -73,6 +84,7 @@ class LabelLoss:
     """A cumulative loss against the texts' labels, mean over the texts."""
 
     config: ObjectiveConfig
+    regulariser: ClassVar[str] = "prior"
 
     @property
     def prior_weight(self) -> float:
@@ -111,6 +123,7 @@ class TeacherLoss:
     config: DistillObjectiveConfig
     first_scored: int
     """first position that both the teacher and the student score"""
+    regulariser: ClassVar[str] = "prior"
 
     @property
     def prior_weight(self) -> float:
@@ -154,7 +167,7 @@ def student_rewards(
     The observed token alone is scored as in training on labels, which for a model that runs on its
     candidates is one plain pass.
     """
-    tokens, lengths, _, hidden, candidates, _ = inputs
+    tokens, lengths, _, hidden, candidates = inputs[:5]
     if config.targets == "observed":
         if random_tokens is None:
             return model.token_rewards(params, tokens, lengths, hidden)[:, :, None]

@@ -37,8 +37,10 @@ from rewardjax.text import check_fit, continuation_text, encode_prompt, encode_t
 from . import samples
 from .logs import MetricsLog
 from .probe_report import layers_table, record
-from .probe_settings import MAY_CHANGE, ProbeTrainConfig, check, sampling_config
+from .probe_reward import open_reward
+from .probe_settings import MAY_CHANGE, ProbeTrainConfig, check
 from .run import check_directory, write_config
+from .sample_settings import resolved, sampling_config
 from .settings import PROBE_METRIC
 
 
@@ -109,14 +111,15 @@ def _open_data(config: ProbeTrainConfig) -> Ready:
         return lambda lm: (found, _encode(lm, found, config.chat))
     prompts, tasks = samples.read_tasks(config.prompts)
     split([row.text for row in prompts], config.held_out, config.seed)
-    samples.open_reward(config, tasks)
+    open_reward(config, tasks)
 
     def look(lm: OpenedLM) -> tuple[None, Encoded]:
         encoded = (
             encode_prompt(lm, row.text, row.index, chat=config.chat, where=row.where)
             for row in prompts
         )
-        check_fit(lm, encoded, sampling_config(config.sampling), lm.config.max_position_embeddings)
+        sampling = sampling_config(resolved(config.sampling, lm.config.vocab_size))
+        check_fit(lm, encoded, sampling, lm.config.max_position_embeddings)
         return None, ([], [])
 
     return look
@@ -124,7 +127,17 @@ def _open_data(config: ProbeTrainConfig) -> Ready:
 
 def _sample(config: ProbeTrainConfig, lm: OpenedLM) -> tuple[Completions, Encoded]:
     prompts, tasks = samples.read_tasks(config.prompts)
-    scored = samples.make(config, prompts, samples.open_reward(config, tasks))
+    folder = Path(config.run_dir)
+    rows = samples.sample(
+        folder / "completions.jsonl",
+        samples.keep_prompts(folder, prompts),
+        resolved(config.sampling, lm.config.vocab_size),
+        lm=config.lm,
+        dtype=config.dtype,
+        chat=config.chat,
+    )
+    scored = folder / "scored.jsonl"
+    samples.score(scored, rows, open_reward(config, tasks))
     found = read_completions(CompletionsConfig(path=str(scored)))
     return found, _encode(lm, found, config.chat)
 

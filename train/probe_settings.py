@@ -7,50 +7,11 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from rewardjax.data.completions import CompletionsConfig
-from rewardjax.decoding.settings import SamplingConfig
 from rewardjax.errors import RewardJaxError
 from rewardjax.probe_step import ProbeObjective, ProbeOptim
-from rewardjax.text import check_sampling
 
-
-@dataclass(frozen=True)
-class PromptsConfig:
-    """What completions are sampled of, where `data` has none."""
-
-    path: str | None = None
-    """.txt or .jsonl of prompts; with a task its own file (unset: the hub's)."""
-    prompt_field: str = "prompt"
-    """Of a .jsonl: the prompt's field, dots for nesting."""
-    where: tuple[str, ...] = ()
-    """Of a .jsonl: only rows that compare so, such as 'prompt.toxicity<0.5'."""
-    task: Literal["gsm8k", "mbpp", "arithmetic"] | None = None
-    """Tasks whose answers can be checked; arithmetic makes its own."""
-    split: str = "train"
-    """Of the tasks."""
-    limit: int | None = None
-    """Take so many (unset: all; of arithmetic 200)."""
-    seed: int | None = None
-    """Draw them at random by it (unset: in the order of the file; of arithmetic 0)."""
-
-
-@dataclass(frozen=True)
-class SampleConfig:
-    """How completions are sampled: as `rewardjax decode guided` does without a reward model."""
-
-    num_samples: int = 10
-    """Completions of each prompt."""
-    max_new_tokens: int = 64
-    """Longest completion, in tokens."""
-    temperature: float = 1.0
-    """1: the LM's own distribution."""
-    top_k: int = 20
-    """Candidates of each token; take those of the decoding to come."""
-    stop: tuple[str, ...] = ()
-    """Strings that end a completion (left out of its text)."""
-    seed: int = 0
-    """With a prompt's index and the sample's number, decides every completion."""
-    batch_size: int = 32
-    """Completions decoded at once: memory and speed only."""
+from .checks import check_least
+from .sample_settings import PromptsConfig, SampleConfig, check_prompts, sampling_config
 
 
 @dataclass(frozen=True)
@@ -124,12 +85,7 @@ def check(config: ProbeTrainConfig) -> None:
     Raises:
       RewardJaxError: naming the field, the value and what is expected.
     """
-    for name, least in _LEAST.items():
-        value = config
-        for part in name.split("."):
-            value = getattr(value, part)
-        if value is not None and not (least <= value < math.inf and abs(value) < math.inf):  # pyright: ignore
-            raise RewardJaxError(f"{name} is {value}; expected at least {least}, and finite")
+    check_least(config, _LEAST)
     if config.seed >= 2**32:
         raise RewardJaxError(f"seed is {config.seed}; expected at most {2**32 - 1}")
     if not 0 <= config.held_out < 1:
@@ -158,19 +114,5 @@ def check(config: ProbeTrainConfig) -> None:
             "reward is empty; expected a scorer of the completions, such as vader or"
             " KIND=module:function"
         )
-    if prompts.task == "arithmetic" and prompts.path is not None:
-        raise RewardJaxError("prompts.path has no meaning for arithmetic; leave it out")
-    if prompts.task is not None and prompts.where:
-        raise RewardJaxError("prompts.where has no meaning for tasks; leave it out")
+    check_prompts(prompts)
     sampling_config(config.sampling)
-
-
-def sampling_config(config: SampleConfig) -> SamplingConfig:
-    """The same as the sampler knows it. Raises RewardJaxError for what it refuses."""
-    check_sampling(config.num_samples, config.batch_size, config.stop)
-    return SamplingConfig(
-        max_new_tokens=config.max_new_tokens,
-        temperature=config.temperature,
-        top_k=config.top_k,
-        seed=config.seed,
-    )

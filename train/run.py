@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Array, Int, Key
 
 from rewardjax import config as settings_file
 from rewardjax.data import batches, examples, features, files
@@ -29,9 +30,12 @@ from rewardjax.sharding import place, place_batch
 from . import compute, targets
 from .checks import RESUME_MAY_CHANGE, differences, labelled
 from .losses import Inputs, LabelLoss, Loss, TeacherLoss
+from .nado_settings import NadoConfig
 from .probe_settings import ProbeTrainConfig
-from .settings import AnyConfig, DistillConfig
+from .sampled import Sampled
+from .settings import DistillConfig, TextsRun
 
+AnyConfig = TextsRun | NadoConfig | ProbeTrainConfig
 LINKS = {"mse": "clip", "bce": "sigmoid"}
 """Objective → how decoding turns raw rewards into [0, 1]."""
 
@@ -40,7 +44,7 @@ LINKS = {"mse": "clip", "bce": "sigmoid"}
 class Run:
     """Everything that stays the same while a run goes on."""
 
-    config: AnyConfig
+    config: TextsRun | NadoConfig
     directory: Path
     lm: LM
     model: RewardModel
@@ -58,17 +62,28 @@ class Run:
     """hidden states of all examples; None with a backbone of its own"""
     targets: targets.Targets | None
     """the teacher's rewards; None when labels are learned"""
+    sampled: Sampled | None = None
+    """of texts that the LM wrote; None of others"""
 
     @property
-    def labelled(self) -> bool:
-        """Whether the texts' labels mean anything."""
-        return labelled(self.config)
+    def label_names(self) -> tuple[str, ...]:
+        """Names of the labels that evaluation compares rewards with; none where they mean nothing,
+        and of NADO's, which have an evaluation of their own."""
+        if isinstance(self.config, NadoConfig) or not labelled(self.config):
+            return ()
+        return self.config.data.labels
+
+    @property
+    def starts(self) -> Int[np.ndarray, "N"] | None:
+        """Tokens of each text that are its prompt; None: of none."""
+        return self.sampled.starts if self.sampled else None
 
     def inputs(self, batch: Batch) -> Inputs:
         """What a step takes of a batch; each process reads the rows that its devices hold."""
         own = batch.own()
         found = self.targets.batch(own) if self.targets else ()
-        inputs = Inputs(own.tokens, own.lengths, own.labels, self.hidden(own), *found)
+        more = self.sampled.batch(own) if self.sampled else {}
+        inputs = Inputs(own.tokens, own.lengths, own.labels, self.hidden(own), *found, **more)
         return place_batch(inputs, len(batch.lengths))
 
     def hidden(self, batch: Batch) -> dict[int, np.ndarray]:
@@ -86,12 +101,12 @@ class Run:
         digest.update(self.examples.labels.tobytes())
         if self.targets is not None:
             digest.update(self.targets.rewards.directory.name.encode())
+        if self.sampled is not None:
+            digest.update(self.sampled.starts.tobytes() + self.sampled.weights.tobytes())
         return digest.hexdigest()[:32]
 
 
-def check_directory(
-    config: AnyConfig | ProbeTrainConfig, may_change: frozenset[str] = RESUME_MAY_CHANGE
-) -> None:
+def check_directory(config: AnyConfig, may_change: frozenset[str] = RESUME_MAY_CHANGE) -> None:
     """Refuse to start over an existing run, or to continue one with other settings.
 
     Args:
@@ -127,9 +142,7 @@ def check_directory(
         )
 
 
-def write_config(
-    directory: Path, config: AnyConfig | ProbeTrainConfig, made_of: dict[str, str]
-) -> None:
+def write_config(directory: Path, config: AnyConfig, made_of: dict[str, str]) -> None:
     """All settings as RUN_DIR/config.yaml; what each start was made with in RUN_DIR/run.json."""
     directory.mkdir(parents=True, exist_ok=True)
     write_text(directory / "config.yaml", settings_file.to_yaml(config))
@@ -142,7 +155,7 @@ def write_config(
     write_text(path, json.dumps(made_of | {"starts": starts}, indent=1) + "\n")
 
 
-def prepare(config: AnyConfig, lm: LM | None, texts: Any, labels: Any) -> Run:
+def prepare(config: TextsRun, lm: LM | None, texts: Any, labels: Any) -> Run:
     """Read, check and tokenize the texts, then load the LM and compute or find what is needed.
 
     Raises:
@@ -189,9 +202,14 @@ def prepare(config: AnyConfig, lm: LM | None, texts: Any, labels: Any) -> Run:
     else:
         assert not isinstance(config, DistillConfig)
         taught, loss, link = None, LabelLoss(config.objective), LINKS[config.objective.name]
-    params = place(model.init(jax.random.fold_in(jax.random.key(config.seed), 2**31), weights))
+    params = place(model.init(init_key(config.seed), weights))
     directory = Path(config.run_dir)
     return Run(
         config, directory, lm, model, loss, link, params, backbone_fingerprint, found, tokens,
         train_rows, eval_rows, states, taught,
     )  # fmt: skip
+
+
+def init_key(seed: int) -> Key[Array, ""]:
+    """The key that a reward model's head is drawn from."""
+    return jax.random.fold_in(jax.random.key(seed), 2**31)

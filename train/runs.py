@@ -16,7 +16,7 @@ from rewardjax.config import load_yaml, parse
 from rewardjax.errors import RewardJaxError
 from rewardjax.lock import held
 
-from .settings import PROBE_METRIC, error_metric
+from .settings import NADO_METRIC, PROBE_METRIC, error_metric
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,11 @@ def read(run: Path) -> RunState:
     objective, model = _section(settings, "objective"), _section(settings, "reward_model")
     targets = objective.get("targets", "") if settings.get("teacher") else None
     probe = isinstance(settings.get("probe"), dict)
-    metric = PROBE_METRIC if probe else error_metric(targets if targets is None else str(targets))
+    metric = error_metric(targets if targets is None else str(targets))
+    if probe:
+        metric = PROBE_METRIC
+    elif "consistency_weight" in objective:
+        metric = NADO_METRIC
     scored = [(row[metric], row["step"]) for row in rows if _number(row, metric)]
     best, best_step = (max if probe else min)(scored, default=(None, None))
     result = "probe/probe.json" if probe else "reward_model/config.json"

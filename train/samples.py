@@ -22,14 +22,11 @@ from rewardjax.data.lines import json_object
 from rewardjax.data.prompts import PromptRow, read_prompts
 from rewardjax.data.select import Draw
 from rewardjax.data.tasks import Task, read_gsm8k, read_mbpp
-from rewardjax.errors import RewardJaxError, nearest, short
-from rewardjax.metrics.checkers import CHECKERS
-from rewardjax.metrics.scorers import load_scorer
+from rewardjax.errors import RewardJaxError, short
 from rewardjax.progress import bar
 from rewardjax.report.write import write_text
-from rewardjax.sequence import Completion, TextReward
 
-from .probe_settings import ProbeTrainConfig, PromptsConfig
+from .sample_settings import PromptsConfig, SampleConfig
 
 BLOCK = 64
 """Completions that are scored, and written, at once."""
@@ -37,7 +34,7 @@ BLOCK = 64
 
 @dataclass(frozen=True)
 class Reward:
-    """A reward of sampled completions, from a scorer or a checker."""
+    """A reward of sampled completions: a scorer, a checker, an oracle."""
 
     version: str
     """what computes it: rewards of another are not gone on with"""
@@ -66,64 +63,48 @@ def read_tasks(config: PromptsConfig) -> tuple[list[PromptRow], dict[int, Task]]
     return rows, {task.index: task for task in tasks}
 
 
-def open_reward(config: ProbeTrainConfig, tasks: dict[int, Task]) -> Reward:
-    """What scores the completions.
+def keep_prompts(folder: Path, prompts: Sequence[PromptRow]) -> Path:
+    """The prompts as FOLDER/prompts.jsonl, each with its index.
 
     Raises:
-      RewardJaxError: as `load_scorer`; a checker without its task; code that may not run.
+      RewardJaxError: the file is there and holds others.
     """
-    task = config.prompts.task
-    name = config.reward or str(task)
-    if name not in CHECKERS:
-        try:
-            scorer = load_scorer(name)
-        except RewardJaxError as error:
-            raise RewardJaxError(f"reward: {error}{nearest(name, CHECKERS)}") from error
-        score_text = TextReward(scorer)
-
-        def score(rows: Sequence[Row]) -> np.ndarray:
-            return score_text([Completion(row.prompt, row.text, (), ()) for row in rows])
-
-        return Reward(f"{scorer.kind} {scorer.name} ({scorer.version})", score)
-    checker = CHECKERS[name]
-    if task is None or (name == "mbpp") != (task == "mbpp"):
-        raise RewardJaxError(
-            f"reward is the checker {name!r} and prompts.task is {task!r}; expected a task that it"
-            f" checks, such as {name!r}"
-        )
-    allowed = config.allow_code_execution
-
-    def check(rows: Sequence[Row]) -> np.ndarray:
-        own = [tasks[row.prompt_index] for row in rows]
-        return checker([row.text for row in rows], own, allow_code_execution=allowed)
-
-    if checker.executes:  # whether code may run and be contained: now, not after the sampling
-        checker([""], list(tasks.values())[:1], allow_code_execution=allowed)
-    return Reward(f"checker {name} {checker.version}", check)
-
-
-def make(config: ProbeTrainConfig, prompts: Sequence[PromptRow], reward: Reward) -> Path:
-    """Sample and score what is not there yet; the file of all completions with rewards.
-
-    Raises:
-      RewardJaxError: as `rewardjax decode guided`; prompts or a reward that are not those that the
-        run began with.
-    """
-    folder = Path(config.run_dir)
-    lines = [json.dumps({"prompt": row.text, "index": row.index}) + "\n" for row in prompts]
-    path, out = folder / "prompts.jsonl", folder / "completions.jsonl"
-    if path.exists() and path.read_text("utf-8") != "".join(lines):
+    lines = "".join(json.dumps({"prompt": row.text, "index": row.index}) + "\n" for row in prompts)
+    path = folder / "prompts.jsonl"
+    if path.exists() and path.read_text("utf-8") != lines:
         raise RewardJaxError(
             f"{str(path)!r} holds other prompts than the config names now; restore their file, or"
             " choose another --run-dir"
         )
-    write_text(path, "".join(lines))
+    write_text(path, lines)
+    return path
+
+
+def sample(
+    out: Path,
+    prompts: Path,
+    sampling: SampleConfig,
+    *,
+    lm: str,
+    dtype: str,
+    chat: bool,
+    guide: Path | None = None,
+) -> list[Row]:
+    """Sample what is not there yet, as `rewardjax decode guided` does; all rows.
+
+    Args:
+      out: the rows' file.
+      sampling: `resolved`.
+      guide: the folder of a reward model that steers, with β = 1.
+
+    Raises:
+      RewardJaxError: as `rewardjax decode guided`.
+    """
     if not out.exists() or out.with_name(out.name + ".partial.json").exists():
-        sampling = config.sampling
         flags = {
-            "lm": config.lm,
-            "dtype": config.dtype,
-            "prompts": path,
+            "lm": lm,
+            "dtype": dtype,
+            "prompts": prompts,
             "num-samples": sampling.num_samples,
             "max-new-tokens": sampling.max_new_tokens,
             "temperature": sampling.temperature,
@@ -132,12 +113,12 @@ def make(config: ProbeTrainConfig, prompts: Sequence[PromptRow], reward: Reward)
             "batch-size": sampling.batch_size,
             "out": out,
         }
+        if guide is not None:
+            flags |= {"reward-model": guide, "beta": 1}
         argv = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
         argv += ["--stop", *sampling.stop] if sampling.stop else []
-        program("decode", "guided")([*argv, *(["--chat"] if config.chat else []), "--resume"])
-    scored = folder / "scored.jsonl"
-    score(scored, read_rows(out), reward)
-    return scored
+        program("decode", "guided")([*argv, *(["--chat"] if chat else []), "--resume"])
+    return read_rows(out)
 
 
 def score(path: Path, rows: Sequence[Row], reward: Reward) -> None:

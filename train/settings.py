@@ -147,7 +147,6 @@ class RunConfig:
     mesh: MeshConfig = field(default_factory=MeshConfig)
     hosts: HostsConfig = field(default_factory=HostsConfig)
     reward_model: RewardModelConfig = field(default_factory=RewardModelConfig)
-    data: DataConfig = field(default_factory=DataConfig)
     features: FeaturesConfig = field(default_factory=FeaturesConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     compute: ComputeConfig = field(default_factory=ComputeConfig)
@@ -156,14 +155,21 @@ class RunConfig:
 
 
 @dataclass(frozen=True)
-class TrainConfig(RunConfig):
+class TextsConfig(RunConfig):
+    """What commands that read texts are told besides."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+
+
+@dataclass(frozen=True)
+class TrainConfig(TextsConfig):
     """Train a reward model on labelled texts."""
 
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
 
 
 @dataclass(frozen=True)
-class DistillConfig(RunConfig):
+class DistillConfig(TextsConfig):
     """Train a reward model on the rewards of another one.
 
     `data` needs no labels: where neither data.labels nor data.dataset is set, texts alone are read.
@@ -177,7 +183,8 @@ class DistillConfig(RunConfig):
     objective: DistillObjectiveConfig = field(default_factory=DistillObjectiveConfig)
 
 
-AnyConfig = TrainConfig | DistillConfig
+TextsRun = TrainConfig | DistillConfig
+"""of a run that reads texts"""
 
 
 def error_metric(targets: str | None) -> str:
@@ -193,3 +200,6 @@ def error_metric(targets: str | None) -> str:
 
 PROBE_METRIC = "eval/expected_reward"
 """The metric of a run that trains probes: the best layer's, the larger the better."""
+
+NADO_METRIC = "eval/objective"
+"""The metric of a run that trains a NADO: what is minimised, of held-out samples."""

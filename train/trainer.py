@@ -31,9 +31,11 @@ from .compute import packed, training_form
 from .evaluation import evaluate, predict
 from .logs import MetricsLog, plain
 from .losses import TeacherLoss
+from .nado_evaluation import judge_beliefs
+from .nado_loss import NadoLoss
 from .result import Result
 from .run import Run, check_directory, prepare, write_config
-from .settings import AnyConfig, error_metric
+from .settings import NADO_METRIC, TextsRun, error_metric
 from .signals import stop_request
 from .step import StepMetrics, new_state, optimizer, train_step
 from .teacher_evaluation import compare
@@ -53,10 +55,12 @@ class Trainer:
             batch_size=optim.batch_size,
             seed=config.seed,
             by_length=not config.compute.packing,
+            starts=run.starts,
         )
         self.eval_batches = []
         if len(run.eval_rows):
-            self.eval_batches = ordered_batches(run.eval_rows, *data, batch_size=optim.batch_size)
+            shape = {"batch_size": optim.batch_size, "starts": run.starts}
+            self.eval_batches = ordered_batches(run.eval_rows, *data, **shape)
         self.steps = optim.steps or max(1, round(optim.epochs * self.epoch))
         self.eval_every = config.eval.every or self.epoch
         self.save_every = config.checkpoint.every or self.eval_every
@@ -108,6 +112,8 @@ class Trainer:
     def _error_name(self) -> str:
         """The metric that says which checkpoint is best."""
         loss = self.run.loss
+        if isinstance(loss, NadoLoss):
+            return NADO_METRIC
         return error_metric(loss.config.targets if isinstance(loss, TeacherLoss) else None)
 
     def _continue(self, directory: Path) -> int:
@@ -194,7 +200,8 @@ class Trainer:
         self._clock, speed = now, self._pace[1] / self._pace[0]
         advance(1, **{"loss": values["loss"], "tokens/s": speed})
         if step % self.run.config.eval.log_every == 0:
-            row = {"train/loss": values["loss"], "train/prior": values["prior"]}
+            term = f"train/{self.run.loss.regulariser}"
+            row = {"train/loss": values["loss"], term: values["prior"]}
             row |= {name: values[name] for name in ("l2_grads", "learning_rate")}
             log.write(step, row | {"tokens_per_second": speed, "train/seconds": self.seconds})
 
@@ -208,12 +215,14 @@ class Trainer:
             values |= compare(
                 run.model, params, loss.config, self.eval_batches, run.inputs, loss.first_scored
             )
-        if run.labelled:
+        if isinstance(run.loss, NadoLoss):
+            values |= judge_beliefs(run.loss, run.model, params, self.eval_batches, run.inputs)
+        if names := run.label_names:
             sigmoid = run.link == "sigmoid"
             found = predict(run.model, params, self.eval_batches, run.hidden, sigmoid=sigmoid)
-            values |= evaluate(found, run.config.data.labels)
+            values |= evaluate(found, names)
             if int(self.state.step):  # before the first update a head is zero
-                for warning in dead_outputs(found, run.config.data.labels):
+                for warning in dead_outputs(found, names):
                     progress.note(warning)
         self.metrics = plain(values)
         return self.metrics
@@ -236,6 +245,8 @@ class Trainer:
         sizes: dict[str, Any] = {"model/trainable_parameters": _size(self.run.params.trainable)}
         if taught is not None:  # what the teacher cost, in this run or in the one that asked it
             sizes["data/target_seconds"] = taught.seconds
+        if self.run.sampled is not None:
+            sizes |= self.run.sampled.numbers
         return sizes | {
             "data/train_texts": len(rows),
             "data/train_tokens": int(np.sum([len(self.run.tokens[i]) for i in rows])),
@@ -248,7 +259,7 @@ def _size(tree: Any) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
-def execute(config: AnyConfig, lm: LM | None, texts: Any, labels: Any) -> Result:
+def execute(config: TextsRun, lm: LM | None, texts: Any, labels: Any) -> Result:
     """Prepare a run of checked settings, and train it alone in its folder, on its mesh."""
     hosts.wait("settings checked")
     with use_mesh(config.mesh):

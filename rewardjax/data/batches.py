@@ -134,8 +134,13 @@ def make_batch(
     *,
     width: int,
     batch_size: int,
+    starts: Int[np.ndarray, "N"] | None = None,
 ) -> Batch:
-    """The given texts as one batch of `batch_size` rows and `width` columns."""
+    """The given texts as one batch of `batch_size` rows and `width` columns.
+
+    Args:
+      starts: tokens of each text that are its prompt; None: of none.
+    """
     count = len(rows)
     padded = np.zeros((batch_size, width), np.int32)
     lengths = np.zeros(batch_size, np.int32)
@@ -145,21 +150,22 @@ def make_batch(
     label = np.zeros((batch_size, labels.shape[1]), np.float32)
     ids = np.full(batch_size, -1, np.int32)
     label[:count], ids[:count] = labels[list(rows)], rows
+    prompts = np.zeros(batch_size, np.int32)
+    if starts is not None:
+        prompts[:count] = starts[list(rows)]
     group = np.arange(batch_size, dtype=np.int32)
-    return Batch(padded, lengths, np.zeros(batch_size, np.int32), label, group, ids)
+    return Batch(padded, lengths, prompts, label, group, ids)
 
 
 class _Width:
     """Makes the batches of one width (a callable class: Grain wants picklable functions)."""
 
-    def __init__(self, width: int, batch_size: int, tokens: Any, labels: np.ndarray) -> None:
-        self.width, self.batch_size, self.tokens, self.labels = width, batch_size, tokens, labels
+    def __init__(self, tokens: Any, labels: np.ndarray, **shape: Any) -> None:
+        self.tokens, self.labels, self.shape = tokens, labels, shape
 
     def __call__(self, rows: Sequence[Any]) -> Batch:
         places = [int(row) for row in rows]
-        return make_batch(
-            places, self.tokens, self.labels, width=self.width, batch_size=self.batch_size
-        )
+        return make_batch(places, self.tokens, self.labels, **self.shape)
 
 
 def training_batches(
@@ -170,18 +176,21 @@ def training_batches(
     batch_size: int,
     seed: int,
     by_length: bool = True,
+    starts: Int[np.ndarray, "M"] | None = None,
 ) -> tuple[grain.DatasetIterator[Batch], int]:
     """Endless batches of the given rows of the data, and the number of batches in an epoch.
 
     Args:
       by_length: a batch holds texts of one width; otherwise any texts, all as wide as the widest.
+      starts: as in `make_batch`.
 
     The iterator's `get_state()` is a small JSON value; `set_state` continues from it exactly.
     """
     parts = []
     for width, group in by_width(rows, tokens, batch_size, by_length).items():
         part = grain.MapDataset.source(group).shuffle(seed=(seed + width) % 2**32)  # pyright: ignore
-        parts.append(part.batch(batch_size, batch_fn=_Width(width, batch_size, tokens, labels)))
+        made = _Width(tokens, labels, width=width, batch_size=batch_size, starts=starts)
+        parts.append(part.batch(batch_size, batch_fn=made))
     epoch = grain.MapDataset.concatenate(parts).shuffle(seed=seed % 2**32)
     options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
     return iter(epoch.repeat().to_iter_dataset(options)), len(epoch)
@@ -193,12 +202,13 @@ def ordered_batches(
     labels: Float32[np.ndarray, "M A"],
     *,
     batch_size: int,
+    starts: Int[np.ndarray, "M"] | None = None,
 ) -> list[Batch]:
-    """Each of the given rows once, shortest first: for evaluation."""
-    batches = []
+    """Each of the given rows once, shortest first: for evaluation. Arguments as in `make_batch`."""
+    batches, shape = [], {"batch_size": batch_size, "starts": starts}
     for width, group in by_width(rows, tokens, batch_size).items():
         ordered = sorted(group.tolist(), key=lambda row: (len(tokens[row]), row))
         for start in range(0, len(ordered), batch_size):
             part = ordered[start : start + batch_size]
-            batches.append(make_batch(part, tokens, labels, width=width, batch_size=batch_size))
+            batches.append(make_batch(part, tokens, labels, width=width, **shape))
     return batches

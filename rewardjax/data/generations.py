@@ -22,8 +22,8 @@ _HUGE = 1e300  # sums of what lies below stay finite; integers of any length com
 class Row:
     """What evaluation needs of one continuation.
 
-    `token_ids` and `kl` are [T], `rewards` is [T][A] (empty without a reward model); each is None
-    where the file has no such field.
+    `token_ids`, `kl`, `logprobs` and `base_logprobs` are [T], `rewards` is [T][A] (empty without a
+    reward model); each is None where the file has no such field.
     """
 
     prompt: str
@@ -34,6 +34,8 @@ class Row:
     rewards: list[list[float]] | None = None
     kl: list[float] | None = None
     clipped_share: float | None = None
+    logprobs: list[float] | None = None
+    base_logprobs: list[float] | None = None
 
 
 def read_rows(path: str | Path) -> list[Row]:
@@ -94,7 +96,7 @@ def _check(value: dict[str, Any], where: str) -> Row:
         index = value[field]
         if not isinstance(index, int) or isinstance(index, bool) or index < 0:
             raise RewardJaxError(f"{where}: {field} is {short(index)}; expected an integer ≥ 0")
-    token_ids, rewards, kl = (value.get(name) for name in ("token_ids", "rewards", "kl"))
+    token_ids, rewards = value.get("token_ids"), value.get("rewards")
     if token_ids is not None and not (
         isinstance(token_ids, list) and all(type(token) is int for token in token_ids)
     ):
@@ -109,10 +111,13 @@ def _check(value: dict[str, Any], where: str) -> Row:
                 f"{where}: rewards is {short(rewards)}; expected a list of equally long lists of "
                 "finite numbers, one per token"
             )
-    if kl is not None and not _numbers(kl):
-        raise RewardJaxError(
-            f"{where}: kl is {short(kl)}; expected a list of finite numbers, one per token"
-        )
+    numbers = {name: value.get(name) for name in ("kl", "logprobs", "base_logprobs")}
+    for name, found in numbers.items():
+        if found is not None and not _numbers(found):
+            raise RewardJaxError(
+                f"{where}: {name} is {short(found)}; expected a list of finite numbers, one per"
+                " token"
+            )
     clipped = value.get("clipped_share")
     if clipped is not None and not (_numbers([clipped]) and 0 <= clipped <= 1):
         raise RewardJaxError(
@@ -125,8 +130,8 @@ def _check(value: dict[str, Any], where: str) -> Row:
         sample_index=value["sample_index"],
         token_ids=token_ids,
         rewards=None if rewards is None else [[float(x) for x in token] for token in rewards],
-        kl=None if kl is None else [float(x) for x in kl],
         clipped_share=None if clipped is None else float(clipped),
+        **{k: None if found is None else [float(x) for x in found] for k, found in numbers.items()},
     )
 
 

@@ -13,6 +13,7 @@ from rewardjax.rewards.arm_rank import ArmRank
 from rewardjax.rewards.config import Rank, RewardModelConfig
 from rewardjax.rewards.contract import Hidden, RewardModel, RewardParams, resolve_layer
 from rewardjax.rewards.mlp import Mlp
+from rewardjax.rewards.nado import Nado, NadoNorm
 from rewardjax.rewards.rad import Rad
 
 PARAMETRIZATIONS: dict[str, type[RewardModel]] = {
@@ -20,6 +21,8 @@ PARAMETRIZATIONS: dict[str, type[RewardModel]] = {
     "arm_rank": ArmRank,
     "arm_factors": ArmFactors,
     "mlp": Mlp,
+    "nado": Nado,
+    "nado_norm": NadoNorm,
     "rad": Rad,
 }
 

@@ -20,7 +20,8 @@ class RewardModelConfig:
     """Which parametrization of the reward matrix, on which hidden states."""
 
     parametrization: str = "arm"
-    """name in `rewardjax.rewards.PARAMETRIZATIONS`: arm, arm_rank, arm_factors, mlp, rad"""
+    """name in `rewardjax.rewards.PARAMETRIZATIONS`: arm, arm_rank, arm_factors, mlp, nado,
+    nado_norm, rad"""
     backbone: Literal["base", "own"] = "base"
     """base: the frozen LM's own hidden states; own: a second transformer that trains"""
     layer: int = -1

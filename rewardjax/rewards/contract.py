@@ -54,6 +54,8 @@ class RewardModel(ABC):
     """what `config.rank` may be"""
     takes_baseline: ClassVar[bool] = False
     """whether `config.baseline` may be false"""
+    probability_link: ClassVar[str] = "log_sigmoid"
+    """the link that makes its rewards log-probabilities, where they are trained as such (NADO)"""
 
     @property
     def outputs(self) -> int:

@@ -47,9 +47,7 @@ class NextTokenModel(RewardModel):
             " towards; set objective.prior_weight to 0"
         )
 
-    def token_features(
-        self, params: RewardParams, tokens: Int[Array, "*N"]
-    ) -> Float[Array, "*N ..."]:
+    def token_features(self, params: RewardParams, tokens: Int[Array, "*N"]) -> Array:
         """What `score` and `delta` read of a token: its frozen output embedding e(v), [*N, D].
 
         Gathered for these tokens only, so that training never holds positions x |V| of anything.
@@ -120,10 +118,14 @@ class NextTokenModel(RewardModel):
     ) -> tuple[Float[Array, "B V A"], PyTree]:
         """Float32 [B, V, A] by products with the features of all tokens, which no row copies."""
         h = cache[0] if self.transformer is not None else self._base_state(hidden)
+        rewards = self.state_rows(params, h)
+        return rewards, jnp.broadcast_to(jnp.arange(rewards.shape[1]), rewards.shape[:2])
+
+    def state_rows(self, params: RewardParams, h: Float[Array, "N D"]) -> Float[Array, "N V A"]:
+        """Whole rows of the reward matrix, float32, of prefixes with states `h`."""
         head, features = params.trainable["head"], self.vocabulary_features(params)
         with jax.default_matmul_precision("highest"):
-            rewards = jax.vmap(lambda row: self.score(head, row, features))(h.astype(jnp.float32))
-        return rewards, jnp.broadcast_to(jnp.arange(rewards.shape[1]), rewards.shape[:2])
+            return jax.vmap(lambda row: self.score(head, row, features))(h.astype(jnp.float32))
 
     def advance(
         self, params: RewardParams, cache: PyTree, pending: PyTree, chosen: Int[Array, "B"]
@@ -151,8 +153,8 @@ class NextTokenModel(RewardModel):
         candidates: Int[Array, "B T C"],
     ) -> Float[Array, "B T C A"]:
         """As the contract says; the prefixes are read once, for all candidates."""
-        h = self._prefix_states(params, tokens, lengths, hidden)
-        return self._scored(self.score, params, h, candidates)
+        h = self.prefix_states(params, tokens, lengths, hidden)
+        return self.state_rewards(params, h, candidates)
 
     def position_rewards_and_prior(
         self,
@@ -163,19 +165,25 @@ class NextTokenModel(RewardModel):
         candidates: Int[Array, "B T C"],
         random_tokens: Int[Array, "B T"],
     ) -> tuple[Float[Array, "B T C A"], Float[Array, "B T A"]]:
-        h = self._prefix_states(params, tokens, lengths, hidden)
+        h = self.prefix_states(params, tokens, lengths, hidden)
         rewards = self._scored(self.score, params, h, candidates)
         deltas = self._scored(self.delta, params, h, random_tokens[..., None])
         return rewards, deltas[..., 0, :]
+
+    def state_rewards(
+        self, params: RewardParams, h: Float[Array, "B T D"], candidates: Int[Array, "B T C"]
+    ) -> Float[Array, "B T C A"]:
+        """`position_rewards` from the `prefix_states`."""
+        return self._scored(self.score, params, h, candidates)
 
     def _scored(self, score, params: RewardParams, h: Array, tokens: Array) -> Array:
         """`_score` at every position of a text, 0 where nothing has been read."""
         return self._score(score, params, h, tokens).at[:, : self.first_scored].set(0.0)
 
-    def _prefix_states(
+    def prefix_states(
         self, params: RewardParams, tokens: Array, lengths: Array, hidden: Hidden
     ) -> Float[Array, "B T D"]:
-        """Entry t: the state that has read x_<t. Zeros where nothing has been read."""
+        """Entry t: the state that has read x_<t, as heads read it. Zeros where nothing was read."""
         if self.transformer is not None:
             weights = self._weights(params)
             states = backbone.encode(self.transformer, weights, tokens, lengths, self.packed_rows)

@@ -15,8 +15,10 @@ from rewardjax.errors import RewardJaxError
 from rewardjax.probes import load_probe
 from rewardjax.sequence import Completion, open_sequence_reward
 from rewardjax.train import probe_settings, samples
-from rewardjax.train.probe_settings import ProbeTrainConfig, PromptsConfig
+from rewardjax.train.probe_reward import open_reward
+from rewardjax.train.probe_settings import ProbeTrainConfig
 from rewardjax.train.runs import read
+from rewardjax.train.sample_settings import PromptsConfig
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 WORDS = (" good", " bad", " great", " film", " it", " was")
@@ -189,7 +191,7 @@ def test_a_task_through_a_chat_template(job, capsys):
 def test_checkers_score_rows():
     config = ProbeTrainConfig(prompts=PromptsConfig(task="arithmetic", limit=5, seed=3))
     prompts, tasks = samples.read_tasks(config.prompts)
-    reward = samples.open_reward(config, tasks)
+    reward = open_reward(config, tasks)
     right = [Row(row.text, tasks[row.index].solution, row.index, 0) for row in prompts]
     wrong = [Row(row.text, " 9999", row.index, 1) for row in prompts]
     assert reward.score([*right, *wrong]).tolist() == [1.0] * 5 + [0.0] * 5

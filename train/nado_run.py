@@ -1,0 +1,118 @@
+"""What a round of NADO trains from: its samples as tokens, labels, weights, and the LM's view."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float32
+
+from rewardjax.data import examples, features
+from rewardjax.data.examples import Examples
+from rewardjax.data.generations import Row
+from rewardjax.errors import RewardJaxError
+from rewardjax.export import TrainedRewardModel, start
+from rewardjax.lm import load_lm
+from rewardjax.rewards import RewardParams
+from rewardjax.sharding import place
+from rewardjax.text import EncodedPrompt
+
+from .candidates import lm_candidates
+from .nado_loss import NadoLoss
+from .nado_settings import NadoConfig
+from .run import Run, init_key
+from .sample_settings import SampleConfig
+from .sampled import Sampled, check_labels, log_weights, normalised, warn_of_few
+
+
+def prepare(
+    config: NadoConfig,
+    directory: Path,
+    rows: Sequence[Row],
+    labels: Float32[np.ndarray, "N"],
+    prompts: Mapping[int, EncodedPrompt],
+    sampling: SampleConfig,
+    weighted: bool,
+    before: TrainedRewardModel | None,
+) -> Run:
+    """A run on these samples.
+
+    Args:
+      labels: the oracle's word on each row.
+      prompts: by their index.
+      sampling: that the rows were drawn by, `resolved`.
+      weighted: they were not drawn from the LM itself at temperature 1.
+      before: the model of the round before, whose parameters this one begins with.
+
+    Raises:
+      RewardJaxError: labels that teach nothing, or too little space on the disk.
+    """
+    starts = np.array([len(prompts[row.prompt_index].token_ids) for row in rows], np.int32)
+    tokens = [_ids(prompts[row.prompt_index], row) for row in rows]
+    train, held = examples.split([row.prompt for row in rows], config.held_out, config.seed)
+    check_labels(labels, train)
+    lm = load_lm(config.lm, dtype=config.dtype)
+    model, canonical, backbone_fingerprint = start(config.reward_model, lm)
+    top, states = lm.config.num_hidden_layers, None
+    consistent = config.objective.consistency_weight > 0
+    whole = sampling.top_k >= lm.config.vocab_size
+    layers = {*model.layers, *([top] if whole and consistent else [])}
+    dtype = config.features.dtype
+    if layers:
+        states = features.load_or_compute(lm, tokens, sorted(layers), dtype=dtype)
+    candidates = None
+    if not whole and (consistent or weighted):
+        candidates = lm_candidates(
+            lm,
+            tokens,
+            sampling.top_k,
+            include_observed=False,
+            dtype=dtype,
+            states=[states] if states else [],
+            logprobs=True,
+        )
+    params = model.init(init_key(config.seed), canonical)
+    if before is not None:
+        params = RewardParams(before.trainable, params.frozen)
+    if whole and consistent:
+        name = "embed_tokens" if lm.config.tie_word_embeddings else "lm_head"
+        params = params._replace(frozen={**params.frozen, "lm": {name: lm.params[name]}})
+    log_w = log_weights(rows, starts, candidates) if weighted else np.zeros(len(rows))
+    weights, effective = normalised(log_w, train)
+    warn_of_few(effective, len(train))
+    numbers = {
+        "data/satisfied": float(labels.mean()),
+        "data/satisfied_by_lm": float(np.average(labels[train], weights=weights[train])),
+        "data/effective_samples": effective,
+    }
+    return Run(
+        config=config,
+        directory=directory,
+        lm=lm,
+        model=model,
+        loss=NadoLoss(config.objective, model.probability_link, 0 if whole else sampling.top_k),
+        link=model.probability_link,
+        params=place(params),
+        backbone_fingerprint=backbone_fingerprint,
+        examples=Examples(
+            [row.prompt + row.text for row in rows],
+            labels[:, None],
+            [f"completions.jsonl:{i + 1}" for i in range(len(rows))],
+        ),
+        tokens=tokens,
+        train_rows=train,
+        eval_rows=held,
+        features=states,
+        targets=None,
+        sampled=Sampled(starts, weights, candidates if consistent else None, numbers),
+    )
+
+
+def _ids(prompt: EncodedPrompt, row: Row) -> np.ndarray:
+    if not row.token_ids:
+        raise RewardJaxError(
+            f"completions.jsonl: prompt {row.prompt_index}, sample {row.sample_index} has no"
+            " token_ids; delete the file to sample again"
+        )
+    return np.array([*prompt.token_ids, *row.token_ids], np.int32)
