@@ -18,8 +18,9 @@ from tests.conftest import tiny_config
 V, LONGEST, END, WANTED = 4, 3, 3, 1
 STATES = 1 + V + V * V
 """prefixes of less than LONGEST tokens"""
-TABLE = np.random.default_rng(3).dirichlet([1.0, 0.5, 1.0, 0.5], STATES).astype(np.float32)
-"""p(next | prefix), by the prefix's number"""
+TABLE = 0.05 + 0.8 * np.random.default_rng(3).dirichlet([1.0, 0.5, 1.0, 0.5], STATES)
+TABLE = TABLE.astype(np.float32)
+"""p(next | prefix), by the prefix's number: at least 1/20, so that all of it is seen"""
 
 
 def number(prefix):
