@@ -123,8 +123,7 @@ def lm_candidates(
                 k=k,
                 include_observed=include_observed,
             )
-            best, values = fetch(found)
-            kept = {"candidates": best, "logprobs": values}
+            kept = dict(zip(("candidates", "logprobs"), map(fetch, found), strict=True))
             yield from texts_of(batch, **{name: kept[name] for name in columns})
 
     total = sum(map(len, tokens))
