@@ -87,6 +87,9 @@ def test_one_device_is_no_mesh():
         ("trainable/backbone/embed_tokens/embedding", (128, 32), P("tensor", "fsdp")),
         ("opt_state/1/0/mu/backbone/lm_head/kernel", (32, 128), P("fsdp", "tensor")),
         ("trainable/head/projection", (1, 32, 32), P()),
+        ("trainable/head/vocabulary", (1, 128, 32), P(None, "tensor", "fsdp")),
+        ("opt_state/1/0/mu/head/level/bias", (1,), P()),
+        ("frozen/lm/lm_head/kernel", (32, 128), P("fsdp", "tensor")),
         ("opt_state/1/0/count", (), P()),
     ],
 )

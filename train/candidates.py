@@ -123,8 +123,8 @@ def lm_candidates(
                 k=k,
                 include_observed=include_observed,
             )
-            kept = dict(zip(("candidates", "logprobs"), map(fetch, found), strict=True))
-            yield from texts_of(batch, **{name: kept[name] for name in columns})
+            kept = zip(("candidates", "logprobs"), map(fetch, found), strict=True)
+            yield from texts_of(batch, **{name: x for name, x in kept if name in columns})
 
     total = sum(map(len, tokens))
     flops = 2.0 * total * config.vocab_size * config.hidden_size

@@ -78,9 +78,11 @@ def check(config: TextsRun) -> None:
     Raises:
       RewardJaxError: naming the field, the value and what is expected.
     """
-    distilling, outputs = isinstance(config, DistillConfig), config.reward_model.outputs
+    outputs, least = config.reward_model.outputs, _LEAST_PRIOR
+    if isinstance(config, DistillConfig):
+        least = least | _LEAST_DISTILLING
     check_run(config)
-    check_least(config, _LEAST_PRIOR | (_LEAST_DISTILLING if distilling else {}))
+    check_least(config, least)
     data_settings.check(config.data)
     columns = data_settings.fill(config.data).labels
     if labelled(config) and len(columns) != outputs:
@@ -88,7 +90,7 @@ def check(config: TextsRun) -> None:
             f"data.labels names {len(columns)} columns and reward_model.outputs is "
             f"{outputs}; expected as many outputs as label columns"
         )
-    if distilling:
+    if isinstance(config, DistillConfig):
         _check_distillation(config)
     kind = PARAMETRIZATIONS.get(config.reward_model.parametrization)
     plain = kind and (

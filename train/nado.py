@@ -121,7 +121,7 @@ def _round(
     with use_mesh(config.mesh):
         start = None if guide is None else load_reward_model(guide)
         weighted = guide is not None or sampling.temperature != 1
-        run = prepare(config, folder, rows, labels, prompts, sampling, weighted, start)
+        run = prepare(config, lm, folder, rows, labels, prompts, sampling, weighted, start)
         memory.announce(run)
         return Trainer(run).train()
 

@@ -26,8 +26,14 @@ BINS = 10
 @functools.partial(jax.jit, static_argnames=("loss", "model"))
 def _read(params, inputs, *, loss, model):
     beliefs = loss.beliefs(model, params, inputs)
-    labels, where = inputs.labels[:, 0], (inputs.lengths, inputs.prompt_lengths)
-    last = prefix_bce(*beliefs[:2], labels, *where, last_only=True)
+    last = prefix_bce(
+        beliefs.log_r,
+        beliefs.log_not_r,
+        inputs.labels[:, 0],
+        inputs.lengths,
+        inputs.prompt_lengths,
+        last_only=True,
+    )
     return jnp.exp(beliefs.log_r), *loss.of_texts(beliefs, inputs), last
 
 

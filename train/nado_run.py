@@ -13,7 +13,7 @@ from rewardjax.data.examples import Examples
 from rewardjax.data.generations import Row
 from rewardjax.errors import RewardJaxError
 from rewardjax.export import TrainedRewardModel, start
-from rewardjax.lm import load_lm
+from rewardjax.lm import OpenedLM
 from rewardjax.rewards import RewardParams
 from rewardjax.sharding import place
 from rewardjax.text import EncodedPrompt
@@ -28,6 +28,7 @@ from .sampled import Sampled, check_labels, log_weights, normalised, warn_of_few
 
 def prepare(
     config: NadoConfig,
+    opened: OpenedLM,
     directory: Path,
     rows: Sequence[Row],
     labels: Float32[np.ndarray, "N"],
@@ -52,7 +53,7 @@ def prepare(
     tokens = [_ids(prompts[row.prompt_index], row) for row in rows]
     train, held = examples.split([row.prompt for row in rows], config.held_out, config.seed)
     check_labels(labels, train)
-    lm = load_lm(config.lm, dtype=config.dtype)
+    lm = opened.load()
     model, canonical, backbone_fingerprint = start(config.reward_model, lm)
     top, states = lm.config.num_hidden_layers, None
     consistent = config.objective.consistency_weight > 0

@@ -19,6 +19,7 @@ PROMISE = "a damaged reward model is read or refused in one line"
 CONFIGS = {
     "arm": RewardModelConfig(),
     "arm_rank": RewardModelConfig("arm_rank", rank=3),
+    "nado_norm": RewardModelConfig("nado_norm"),
     "own": RewardModelConfig(backbone="own", num_layers=1),
     "lora": RewardModelConfig("rad", "own", num_layers=1, lora_rank=2),
 }

@@ -25,6 +25,8 @@ CONFIGS = {
         "arm_factors", "own", num_layers=1, rank=3, baseline=False
     ),
     "mlp-base": RewardModelConfig("mlp", rank=3, outputs=2),
+    "nado-base": RewardModelConfig("nado", layer=1, outputs=2),
+    "nado_norm-own": RewardModelConfig("nado_norm", "own", num_layers=1, outputs=2),
     "rad-lora": RewardModelConfig("rad", "own", num_layers=1, lora_rank=2, outputs=2),
 }
 

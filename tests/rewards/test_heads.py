@@ -80,7 +80,8 @@ def test_a_head_is_its_formula_and_so_is_its_loss(tiny_lm, kind, baseline):
 
 @pytest.mark.parametrize("name", [name for name in CONFIGS if not name.startswith("rad")])
 def test_an_untrained_head_steers_nothing_but_can_learn(tiny_lm, name, made):
-    """Every reward is 0 at the start, and the gradient of what follows the token is not."""
+    """Every reward is 0 (or log 1/2) at the start, and the gradient of what follows the token is
+    not."""
     model, _ = made(name)
     params = model.init(jax.random.key(0), tiny_lm.params)
     hidden = states(tiny_lm, TOKENS, LENGTHS, model.layers)
@@ -92,8 +93,10 @@ def test_an_untrained_head_steers_nothing_but_can_learn(tiny_lm, name, made):
         return jnp.square(rewards - 1.0).mean()
 
     value, grads = loss(params.trainable)
-    assert float(value) == 1.0
-    head = {n: float(jnp.abs(g).max()) for n, g in grads["head"].items() if n != "baseline"}
+    start = np.log(0.5) if name.startswith("nado_norm") else 0.0
+    assert float(value) == pytest.approx((start - 1) ** 2, rel=1e-6)
+    told = {n: g for n, g in grads["head"].items() if n not in ("baseline", "level")}
+    head = {n: float(jnp.abs(g).max()) for n, g in told.items()}
     assert max(head.values()) > 1e-5, head
 
 
