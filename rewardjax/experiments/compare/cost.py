@@ -69,9 +69,9 @@ def _all_cells(steps: Steps) -> list[Cell]:
     config = steps.config
     cells = planned_cells(steps)
     for arm in config.arms:
-        betas = sorted(strengths(config, arm))
-        middle = betas[len(betas) // 2]
         for model in decoded(config, arm):
+            betas = sorted(strengths(config, arm, model))
+            middle = betas[len(betas) // 2]
             if steps.chosen_beta(arm, model) is None:
                 others = config.seeds[1:] if arm.other_seeds else ()
                 cells += [Cell(arm, model, seed, middle) for seed in others]
