@@ -7,12 +7,10 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from rewardjax import hosts
 from rewardjax.config import parse
-from rewardjax.hosts import HostsConfig
-from rewardjax.mesh import MeshConfig
 from rewardjax.progress import bar
 
+from .launch import launch
 from .prompts import read_prompts
 from .settings import GuidedConfig
 
@@ -29,17 +27,10 @@ def main(argv: list[str]) -> int:
         prog="rewardjax decode guided",
         description="Steer a frozen LM with a reward model while it decodes; write JSONL rows.",
     )
-    if config.mesh == MeshConfig() and config.hosts == HostsConfig():
-        return _decode(config)  # prompts are looked at before JAX is imported
-    from rewardjax.sharding import use_mesh
-
-    hosts.join(config.hosts)
-    # Each process decodes prompts of its own: they share no batch.
-    with use_mesh(config.mesh, local=True):
-        return _decode(config)
+    return launch(_decode, config)
 
 
-def _decode(config: GuidedConfig) -> int:
+def _decode(config: GuidedConfig) -> None:
     prompts = read_prompts(config)
     from .job import make_job
     from .shards import Share
@@ -50,14 +41,11 @@ def _decode(config: GuidedConfig) -> int:
     if not share.finished:
         _write(job, share.rows)
     share.merge(config.num_samples)
-    return 0
 
 
 def _write(job: Job, out: RowsFile) -> None:
     """Decode what is left of the prompts into a file."""
     from rewardjax.api import iterate_generations, stream_encoded
-    from rewardjax.decoding.warmup import buckets
-    from rewardjax.engine import make_engine
 
     config, sampling, reward_models = job.config, job.sampling, job.reward_models
     # Prompts are read and encoded twice, so that none is kept: to look at every one before the
@@ -74,16 +62,7 @@ def _write(job: Job, out: RowsFile) -> None:
         print()
         return
     if config.warmup:
-        # Not kept: the job makes an engine of its own, and two would hold the models twice.
-        compiled = make_engine(lm, reward_models, sampling, outputs=config.output).warm_up(
-            sampling,
-            batch_size=opened.batch_size,
-            longest=opened.longest,
-            samples=config.num_samples,
-        )
-        with bar("compiling", len(buckets(opened.longest))) as advance:
-            for _ in compiled:
-                advance(1)
+        opened.warm_up(lm)
     generations = iterate_generations(
         lm,
         opened.prompts(),

@@ -15,7 +15,8 @@ from rewardjax.data.prompts import PromptFile, PromptRow, digest
 from rewardjax.decoding.settings import SamplingConfig
 from rewardjax.errors import RewardJaxError
 from rewardjax.export import TrainedRewardModel, load_reward_model
-from rewardjax.lm import OpenedLM, open_lm
+from rewardjax.lm import LM, OpenedLM, open_lm
+from rewardjax.progress import bar
 from rewardjax.text import EncodedPrompt, check_fit, check_sampling, encode_prompt
 
 from .settings import GuidedConfig
@@ -99,6 +100,30 @@ class Opened:
         for row in itertools.islice(self.job.prompts, self.done, None):
             chat = self.job.config.chat
             yield encode_prompt(self.lm, row.text, row.index, chat=chat, where=row.where)
+
+    def warm_up(self, lm: LM, recorded: tuple[int, ...] = ()) -> None:
+        """Compiles what the job will meet.
+
+        Args:
+          recorded: layers of the LM whose states come with the rows.
+        """
+        from rewardjax.decoding.warmup import buckets
+        from rewardjax.engine import make_engine
+
+        config, sampling = self.job.config, self.job.sampling
+        # Not kept: the job makes an engine of its own, and two would hold the models twice.
+        engine = make_engine(
+            lm, self.job.reward_models, sampling, outputs=config.output, recorded=recorded
+        )
+        compiled = engine.warm_up(
+            sampling,
+            batch_size=self.batch_size,
+            longest=self.longest,
+            samples=config.num_samples,
+        )
+        with bar("compiling", len(buckets(self.longest))) as advance:
+            for _ in compiled:
+                advance(1)
 
 
 def make_job(config: GuidedConfig, prompts: list[PromptRow] | PromptFile) -> Job:

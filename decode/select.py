@@ -5,13 +5,11 @@ from __future__ import annotations
 import dataclasses
 import time
 
-from rewardjax import hosts
 from rewardjax.config import parse
 from rewardjax.errors import RewardJaxError
-from rewardjax.hosts import HostsConfig
-from rewardjax.mesh import MeshConfig
 from rewardjax.progress import bar
 
+from .launch import launch
 from .prompts import read_prompts
 from .settings import SelectConfig
 
@@ -25,42 +23,41 @@ def main(argv: list[str]) -> int:
         description="Sample k completions of each prompt, guided or not; choose one by its score;"
         " write JSONL rows.",
     )
-    if config.mesh == MeshConfig() and config.hosts == HostsConfig():
-        return _select(config)
-    from rewardjax.sharding import use_mesh
-
-    hosts.join(config.hosts)
-    # Each process decodes prompts of its own: they share no batch.
-    with use_mesh(config.mesh, local=True):
-        return _select(config)
+    return launch(_select, config)
 
 
-def _select(config: SelectConfig) -> int:
+def _select(config: SelectConfig) -> None:
     if not config.scorer:
         raise RewardJaxError(
             "--scorer is unset; name what scores a completion: the folder of a probe or of a reward"
             " model, a scorer such as vader, or KIND=module:function"
         )
     prompts = read_prompts(config)
+    from rewardjax.decoding.selection import check_tau
     from rewardjax.selection import iterate_selections
-    from rewardjax.sequence import digest_of, open_sequence_reward
+    from rewardjax.sequence import digest_of, read_sequence_reward
 
     from .job import make_job
     from .shards import Share
 
+    check_tau(config.tau)
     job = make_job(config, prompts)
+    scorer_of = read_sequence_reward(config.scorer)
     settings = job.settings(scorer_sha256=digest_of(config.scorer))
     share = Share(config.out, settings, resume=config.resume, overwrite=config.overwrite)
     job = dataclasses.replace(job, prompts=share.of(job.prompts))
     if not share.finished:
-        # Of the layers a probe may read one, which is known when it is opened, on the LM.
+        # Of the layers a probe may read one: which, its own LM says, and that has no weights yet.
         opened = job.open(share.rows.done, recorded=1)
         lm = opened.lm.load()
+        scorer = scorer_of(lm)
+        if config.warmup:
+            opened.warm_up(lm, scorer.layers)
         selections = iterate_selections(
             lm,
             opened.prompts(),
             job.sampling,
-            open_sequence_reward(config.scorer, lm),
+            scorer,
             policy=config.policy,
             tau=config.tau,
             reward_model=job.reward_models,
@@ -76,4 +73,3 @@ def _select(config: SelectConfig) -> int:
                 tokens += sum(len(candidate.token_ids) for candidate in one.candidates)
                 advance(1, **{"tokens/s": tokens / (time.monotonic() - began)})
     share.merge(1)
-    return 0

@@ -88,11 +88,6 @@ class Share:
             )
         return False
 
-    @property
-    def done(self) -> int:
-        """Rows of this share that an interrupted run has written."""
-        return self.rows.done
-
     def of(self, rows: Any) -> Any:
         """Every count-th of the prompts, of which there is at least one.
 

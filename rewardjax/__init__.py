@@ -9,11 +9,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rewardjax.api import generate, perplexity, reward, reward_rows, stream
+    from rewardjax.api import generate, stream
     from rewardjax.decoding.settings import SamplingConfig
     from rewardjax.errors import RewardJaxError
     from rewardjax.export import load_reward_model
     from rewardjax.lm import load_lm
+    from rewardjax.scoring import perplexity, reward, reward_rows
     from rewardjax.selection import Selection, select
     from rewardjax.text import Generation
 
@@ -27,9 +28,9 @@ _HOME = {
     "generate": "rewardjax.api",
     "load_lm": "rewardjax.lm",
     "load_reward_model": "rewardjax.export",
-    "perplexity": "rewardjax.api",
-    "reward": "rewardjax.api",
-    "reward_rows": "rewardjax.api",
+    "perplexity": "rewardjax.scoring",
+    "reward": "rewardjax.scoring",
+    "reward_rows": "rewardjax.scoring",
     "select": "rewardjax.selection",
     "stream": "rewardjax.api",
 }

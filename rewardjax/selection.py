@@ -12,7 +12,7 @@ import numpy as np
 
 from rewardjax.api import iterate_rows, sampling_of, stops_of
 from rewardjax.decoding.runner import Row
-from rewardjax.decoding.selection import Policy, choice_probabilities, choose
+from rewardjax.decoding.selection import Policy, check_tau, choice_probabilities, choose
 from rewardjax.decoding.settings import SamplingConfig
 from rewardjax.engine import RewardModels, room
 from rewardjax.errors import RewardJaxError, short
@@ -137,7 +137,7 @@ def iterate_selections(
     Args:
       how: as `iterate_rows` takes it.
     """
-    choice_probabilities(np.zeros(num_samples), policy, tau)  # refuses a bad tau now
+    check_tau(tau)
     rows = iterate_rows(
         lm,
         prompts,

@@ -9,8 +9,9 @@ of texts: selection and search know this contract alone.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -128,7 +129,7 @@ class ValueReward:
     layers: tuple[int, ...] = ()
 
     def __call__(self, completions: Sequence[Completion]) -> Float[np.ndarray, " N"]:
-        from rewardjax.api import reward
+        from rewardjax.scoring import reward
 
         ids = [[*one.prompt_ids, *one.token_ids] for one in completions]
         rewards = reward(self.lm, self.reward_model, ids)
@@ -137,8 +138,7 @@ class ValueReward:
 
 @dataclass(frozen=True)
 class TextReward:
-    """A scorer of texts (`metrics.scorers`): sentiment of the whole, anything else of the
-    completion alone."""
+    """A scorer of texts (`metrics.scorers`), of the whole or of the completion as it asks for."""
 
     scorer: Scorer
     layers: tuple[int, ...] = ()
@@ -148,34 +148,49 @@ class TextReward:
         return self.scorer.name
 
     def __call__(self, completions: Sequence[Completion]) -> Float[np.ndarray, " N"]:
-        whole = self.scorer.kind == "sentiment"
-        return self.scorer([one.prompt + one.text if whole else one.text for one in completions])
+        before = self.scorer.reads_prompt
+        return self.scorer([one.prompt * before + one.text for one in completions])
 
 
 def open_sequence_reward(spec: str, lm: LM) -> SequenceReward:
     """The reward that `spec` names: the folder of a probe or of a reward model, or a scorer.
 
     Raises:
-      RewardJaxError: as `load_probe`, `load_reward_model` and `load_scorer`; a probe or a reward
-        model of another LM.
+      RewardJaxError: as `read_sequence_reward`; a probe or a reward model of another LM.
+    """
+    return read_sequence_reward(spec)(lm)
+
+
+def read_sequence_reward(spec: str) -> Callable[[LM], SequenceReward]:
+    """`open_sequence_reward` up to where it takes the LM that decodes, whose weights come late.
+
+    Raises:
+      RewardJaxError: as `load_probe`, `load_reward_model` and `load_scorer`.
     """
     folder = Path(spec)
     if (folder / "probe.json").is_file():
-        probe = load_probe(folder)
-        is_base = probe.lm_fingerprint == lm.fingerprint
-        encoder = lm if is_base else load_lm(probe.lm_source)
-        if encoder.fingerprint != probe.lm_fingerprint:
-            raise RewardJaxError(
-                f"probe {spec!r} was trained on the LM {probe.lm_source!r} with fingerprint"
-                f" {probe.lm_fingerprint}, and neither that name nor {lm.source!r} has it; restore"
-                " that LM, or train a probe for this one"
-            )
-        return ProbeReward(spec, probe, encoder, is_base)
+        return partial(_probe_reward, spec, load_probe(folder))
     if (folder / "config.json").is_file():
-        reward_model = load_reward_model(folder)
-        reward_model.bind(lm)
-        return ValueReward(spec, reward_model, lm)
-    return TextReward(load_scorer(spec))
+        return partial(_value_reward, spec, load_reward_model(folder))
+    scorer = TextReward(load_scorer(spec))
+    return lambda lm: scorer
+
+
+def _probe_reward(spec: str, probe: TrainedProbe, lm: LM) -> SequenceReward:
+    is_base = probe.lm_fingerprint == lm.fingerprint
+    encoder = lm if is_base else load_lm(probe.lm_source)
+    if encoder.fingerprint != probe.lm_fingerprint:
+        raise RewardJaxError(
+            f"probe {spec!r} was trained on the LM {probe.lm_source!r} with fingerprint"
+            f" {probe.lm_fingerprint}, and neither that name nor {lm.source!r} has it; restore"
+            " that LM, or train a probe for this one"
+        )
+    return ProbeReward(spec, probe, encoder, is_base)
+
+
+def _value_reward(spec: str, reward_model: TrainedRewardModel, lm: LM) -> SequenceReward:
+    reward_model.bind(lm)  # refuses another LM's
+    return ValueReward(spec, reward_model, lm)
 
 
 def digest_of(spec: str) -> str | None:

@@ -114,6 +114,12 @@ def check_unicode(text: str, where: str) -> None:
         raise RewardJaxError(f"{where} holds half a surrogate pair; expected valid Unicode")
 
 
+def check_list(name: str, values: Any) -> None:
+    """Refuses one string where a list of them is expected: its letters would pass for texts."""
+    if isinstance(values, str) or not isinstance(values, Sequence):
+        raise RewardJaxError(f"{name} is {short(values)}; expected a list")
+
+
 def check_context(prompt: EncodedPrompt, max_new_tokens: int, room: int) -> None:
     """Refuses a prompt that leaves no room for the continuation in a context of `room` tokens."""
     length = len(prompt.token_ids)

@@ -11,7 +11,9 @@ import rewardjax as rj
 from rewardjax import selection
 from rewardjax.cli import main
 from rewardjax.data.generations import read_rows
+from rewardjax.decoding import loop
 from rewardjax.errors import RewardJaxError
+from rewardjax.lm import OpenedLM
 from rewardjax.probes import TrainedProbe, save_probe
 from rewardjax.rewards import RewardModelConfig, RewardParams
 from rewardjax.rewards.probe import ProbeConfig
@@ -192,10 +194,28 @@ def test_the_command_goes_on_where_it_was(command, tmp_path):
     assert out.read_bytes() == whole
 
 
-def test_bad_input(command, capfd):
+def test_warm_up_compiles_the_reading_of_states_too(command, probe, tmp_path, monkeypatch):
+    programs = (loop.prefill, loop.run, loop.read_last)
+    compiled, kept = [], selection.iterate_selections
+
+    def counting(*args, **kwargs):
+        compiled.append([program._cache_size() for program in programs])
+        return kept(*args, **kwargs)
+
+    monkeypatch.setattr(selection, "iterate_selections", counting)
+    assert command("--scorer", probe(), "--warmup", "--out", str(tmp_path / "rows.jsonl")) == 0
+    assert [program._cache_size() for program in programs] == compiled[0]
+
+
+def test_bad_input(command, capfd, tmp_path, monkeypatch):
+    monkeypatch.setattr(OpenedLM, "load", lambda lm: pytest.fail("read the weights first"))
     assert command("--out", "x.jsonl") == 2
     assert "--scorer is unset; name what scores" in capfd.readouterr().err
     assert command("--scorer", "nothing", "--out", "x.jsonl") == 2
     assert "unknown scorer 'nothing'" in capfd.readouterr().err
     assert command("--scorer", "vader", "--tau", "-1", "--out", "x.jsonl") == 2
     assert "tau is -1" in capfd.readouterr().err
+    (tmp_path / "probe").mkdir()
+    (tmp_path / "probe" / "probe.json").write_text("{}")
+    assert command("--scorer", str(tmp_path / "probe"), "--out", "x.jsonl") == 2
+    assert "probe.json" in capfd.readouterr().err

@@ -26,10 +26,9 @@ def choice_probabilities(
       tau: τ ≥ 0, in units of Q; 0 makes softmax the same as best.
 
     Raises:
-      RewardJaxError: τ below 0 or not finite.
+      RewardJaxError: as `check_tau`.
     """
-    if not 0 <= tau < np.inf:
-        raise RewardJaxError(f"tau is {tau}; expected 0 (the best) or a finite number above it")
+    check_tau(tau)
     scores = np.asarray(scores, np.float64)
     if policy == "random":
         return np.full(scores.shape, 1.0 / scores.shape[-1])
@@ -39,6 +38,12 @@ def choice_probabilities(
     with np.errstate(over="ignore"):  # a tiny τ: all but the best go to exp(-inf) = 0
         weights = np.exp((scores - scores.max(axis=-1, keepdims=True)) / tau)
     return weights / weights.sum(axis=-1, keepdims=True)
+
+
+def check_tau(tau: float) -> None:
+    """Raises RewardJaxError: τ below 0 or not finite."""
+    if not 0 <= tau < np.inf:
+        raise RewardJaxError(f"tau is {tau}; expected 0 (the best) or a finite number above it")
 
 
 def choose(probabilities: Float[np.ndarray, " K"], seed: int, prompt_index: int) -> int:

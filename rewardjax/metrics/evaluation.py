@@ -126,8 +126,7 @@ def evaluate(
 
 def _judge(scorer: Scorer, groups: list[list[Row]]) -> dict[str, np.ndarray]:
     """Statistics of one scorer, one float64 value per prompt."""
-    with_prompt = scorer.kind == "sentiment"
-    texts = [row.prompt * with_prompt + row.text for group in groups for row in group]
+    texts = [row.prompt * scorer.reads_prompt + row.text for group in groups for row in group]
     edges = np.cumsum([len(group) for group in groups])[:-1]
     scores = np.split(scorer(texts), edges)
     if scorer.kind == "sentiment":

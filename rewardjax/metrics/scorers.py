@@ -50,6 +50,11 @@ class Scorer:
     function: Callable[[list[str]], Any]
     note: str = ""
 
+    @property
+    def reads_prompt(self) -> bool:
+        """Whether it sees prompt + continuation, and not the continuation alone."""
+        return self.kind == "sentiment"
+
     def __call__(self, texts: Sequence[str]) -> Float[np.ndarray, " N"]:
         """Scores of N texts, float64.
 

@@ -69,10 +69,8 @@ def earned(
     k: int,
     policy: Policy = "softmax",
     tau: float = 0.1,
-    *,
-    shuffles: int = 8,
-    seed: int = 0,
+    **drawn: int,
 ) -> Earned:
-    """`by_prompt` over all prompts, with intervals."""
-    reward, kl = by_prompt(scores, rewards, k, policy, tau, shuffles=shuffles, seed=seed)
+    """`by_prompt`, which takes `drawn` too, over all prompts with intervals."""
+    reward, kl = by_prompt(scores, rewards, k, policy, tau, **drawn)
     return Earned(bootstrap_mean(reward), bootstrap_mean(kl))

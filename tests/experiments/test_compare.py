@@ -27,7 +27,7 @@ CONFIG = {
             },
         },
         {"name": "ARM"},
-        {"name": "ARM distilled", "teacher": "RAD"},
+        {"name": "ARM distilled", "teacher": "RAD", "link": "log_sigmoid", "betas": [2, 5]},
     ],
     "sweeps": [
         {
@@ -79,6 +79,8 @@ CONFIG = {
     "agreement": {"texts": "{texts}", "num_texts": 10, "num_candidates": 3},
 }
 
+BETAS = {"RAD": (5.0, 10.0), "ARM": (5.0, 10.0), "ARM distilled": (2.0, 5.0)}
+
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory, tiny_lm_dir):
@@ -114,11 +116,10 @@ def test_every_cell_is_measured(results):
         {(c["model"], c["seed"], c["beta"], c["full"]) for c in results["cells"] if c["arm"] == arm}
         for arm in ("up", "down")
     )
-    names = ["RAD", "ARM", "ARM distilled"]
     chosen = results["arms"][0]["chosen_beta"]
     expected = {(None, 0, 0.0, False), (None, 0, 0.0, True)}
-    for name in names:
-        expected |= {(name, 0, beta, False) for beta in (5.0, 10.0)}
+    for name, betas in BETAS.items():
+        expected |= {(name, 0, beta, False) for beta in betas}
         expected.add((name, 1, chosen[name], False))
         expected.add((name, 0, chosen[name], True))
     assert cells == expected
@@ -153,11 +154,16 @@ def test_beta_is_the_best_within_the_limit(results):
     }
     limit = 2.0 * cells[None, 0.0]["perplexity"]["value"]
     for name, beta in results["arms"][0]["chosen_beta"].items():
-        fluent = {
-            b: cells[name, b] for b in (5.0, 10.0) if cells[name, b]["perplexity"]["value"] <= limit
-        }
+        curve = {b: cells[name, b] for b in BETAS[name]}
+        fluent = {b: m for b, m in curve.items() if m["perplexity"]["value"] <= limit}
         rates = {b: m["vader.positive_rate"]["value"] for b, m in fluent.items()}
-        assert beta == (max(rates, key=lambda b: (rates[b], -b)) if rates else 5.0)
+        assert beta == (max(rates, key=lambda b: (rates[b], -b)) if rates else min(curve))
+
+
+def test_a_models_own_link_decodes(results):
+    linked = [words for words in results["commands"] if "--link log_sigmoid" in words]
+    assert {words.split("--beta ")[1].split()[0] for words in linked} >= {"2", "5"}
+    assert not any("--link" in words for words in results["commands"] if "/arm-s0" in words)
 
 
 def test_models_say_what_they_cost(results):
@@ -265,6 +271,8 @@ def test_a_changed_setting_makes_new_files_and_keeps_the_old(inputs, results, ca
             "'RADD' is none of the models that decode; did you mean",
         ),
         ({"betas": [0]}, "arm 'up': betas is [0.0]"),
+        ({"models": [{"name": "A", "betas": [-1]}]}, "model 'A': betas is [-1.0]"),
+        ({"models": [{"name": "A", "link": "log"}]}, "link is 'log'; expected one of"),
         ({"seeds": [1, 1]}, "expected different integers"),
         ({"perplexity_lm": "no/such/folder"}, "no such file"),
         ({"protocol": {"samples": 0}}, "protocol.samples is 0"),

@@ -5,10 +5,12 @@ import json
 import pytest
 
 from rewardjax.errors import RewardJaxError
+from rewardjax.experiments.compare.cost import TEXT, trainings, weights
 from rewardjax.experiments.compare.provenance import public
 from rewardjax.experiments.compare.settings import ArmConfig, CompareConfig, ModelConfig
 from rewardjax.experiments.compare.steps import Steps
 from rewardjax.experiments.compare.workspace import Workspace
+from rewardjax.lm import open_lm
 
 
 def test_public_names_no_path():
@@ -87,3 +89,36 @@ def test_beta_where_no_perplexity_is_left(tmp_path, monkeypatch):
     steps = Steps(config, Workspace(config))
     monkeypatch.setattr(steps, "measured", measured)
     assert steps.chosen_beta(arm, model) == 10.0
+
+
+def test_the_estimate_counts_a_pass_over_the_texts_once(tmp_path, tiny_lm_dir):
+    """All heads of one layer read the same states, and all students of one teacher its rewards."""
+    own = {"reward_model": {"backbone": "own"}}
+    models = (
+        ModelConfig("own", own),
+        ModelConfig("layer 2", {"reward_model": {"layer": 2}}),
+        ModelConfig("rank 4", {"reward_model": {"parametrization": "arm_rank", "rank": 4}}),
+        ModelConfig("layer 2, again", {"reward_model": {"layer": 2}, "optim": {"epochs": 2}}),
+        ModelConfig("student", own | {"objective": {"targets": "candidates"}}, teacher="own"),
+    )
+    config = CompareConfig(
+        out=str(tmp_path),
+        lm=str(tiny_lm_dir),
+        models=models,
+        training={"data": {"path": "x", "max_examples": 10, "split_seed": 0}},
+        seeds=(0, 1),
+    )
+    steps, opened = Steps(config, Workspace(config)), open_lm(str(tiny_lm_dir))
+    read = 2 * 10 * TEXT * weights(opened.config)  # one pass of the LM
+    trained = [3 * read, read, read, 0, 3 * read + 9 * read]
+    assert list(trainings(steps, opened)) == [*trained, 3 * read, 0, 0, 0, 3 * read]
+    steps.reward_model(models[1], 0).mkdir(parents=True)
+    assert list(trainings(steps, opened)) == [
+        *trained[:1],
+        *trained[2:],
+        3 * read,
+        0,
+        0,
+        0,
+        3 * read,
+    ]

@@ -215,6 +215,17 @@ def test_the_page_and_readme_say_what_the_results_say(inputs, results):
         assert file.stat().st_size < 1_000_000
 
 
+def test_the_speed_of_choosing_stands_beside_that_of_sampling(inputs, results):
+    found = results["speed"]
+    assert (found["k"], found["prompts"], found["layer"]) == (2, 8, results["layers"][1])
+    rates = found["tokens_per_second"]
+    pairs = zip(rates["choosing"], rates["sampling"], strict=True)
+    assert found["ratio"] == pytest.approx(np.median([one / other for one, other in pairs]))
+    text = f"Choosing runs at {found['ratio']:.2f} of the speed of sampling"
+    for name in ("README.md", "report.html"):
+        assert text in (inputs / "published" / name).read_text()
+
+
 def test_a_second_run_makes_nothing_again(inputs, results):
     before = {p: p.stat().st_mtime_ns for p in (inputs / "out").rglob("*") if p.is_file()}
     assert command(inputs) == 0

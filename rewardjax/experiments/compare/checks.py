@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
+from rewardjax.decoding.settings import LINK_NAMES
 from rewardjax.errors import RewardJaxError, nearest
 from rewardjax.experiments.compare.settings import CompareConfig, models, slug, strengths
 
@@ -85,12 +86,16 @@ def check(config: CompareConfig) -> None:
             )
     if not config.seeds or len(set(config.seeds)) < len(config.seeds):
         raise RewardJaxError(f"seeds is {list(config.seeds)}; expected different integers")
-    for arm in config.arms:
-        betas = strengths(config, arm)
-        if not (betas and all(0 < b <= 1e6 for b in betas)):
+    for model in every:
+        if model.betas:
+            _check_betas(f"model {model.name!r}", model.betas)
+        if model.link is not None and model.link not in LINK_NAMES:
             raise RewardJaxError(
-                f"arm {arm.name!r}: betas is {list(betas)}; expected numbers above 0, up to 1e6"
+                f"model {model.name!r}: link is {model.link!r}; expected one of"
+                f" {', '.join(LINK_NAMES)}{nearest(model.link, LINK_NAMES)}"
             )
+    for arm in config.arms:
+        _check_betas(f"arm {arm.name!r}", strengths(config, arm))
         if "." not in arm.metric:
             raise RewardJaxError(
                 f"arm {arm.name!r}: metric is {arm.metric!r}; expected SCORER.STATISTIC, such as "
@@ -111,3 +116,10 @@ def check(config: CompareConfig) -> None:
             raise RewardJaxError(f"protocol.{name} is {got}; expected at least {smallest}")
     if config.hours is not None and not 0 < config.hours < math.inf:
         raise RewardJaxError(f"hours is {config.hours}; expected more than 0, and finite")
+
+
+def _check_betas(where: str, betas: tuple[float, ...]) -> None:
+    if not (betas and all(0 < beta <= 1e6 for beta in betas)):
+        raise RewardJaxError(
+            f"{where}: betas is {list(betas)}; expected numbers above 0, up to 1e6"
+        )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
 from typing import Any
 
 from rewardjax.data.hidden import machine_flops
 from rewardjax.experiments.compare.plan import planned_cells
-from rewardjax.experiments.compare.settings import ModelConfig, decoded, models, strengths
+from rewardjax.experiments.compare.settings import decoded, models, strengths
 from rewardjax.experiments.compare.steps import Cell, Steps
 from rewardjax.export import architecture
 from rewardjax.lm import LMConfig, OpenedLM, open_lm
@@ -30,10 +32,7 @@ def table(steps: Steps) -> Table:
     judge = open_lm(config.perplexity_lm).config if config.perplexity_lm else None
     speed = EFFICIENCY * machine_flops()
     left: dict[str, list[float]] = {"training": [], "decoding": [], "evaluation": []}
-    for model in models(config):
-        for seed in config.seeds:
-            if not steps.reward_model(model, seed).is_dir():
-                left["training"].append(_training(steps, model, opened) / speed)
+    left["training"] = [operations / speed for operations in trainings(steps, opened)]
     for cell in _all_cells(steps):
         if not steps.texts(cell).is_file():
             left["decoding"].append(_decoding(steps, cell, opened) / speed)
@@ -69,9 +68,9 @@ def _all_cells(steps: Steps) -> list[Cell]:
     config = steps.config
     cells = planned_cells(steps)
     for arm in config.arms:
-        betas = sorted(strengths(config, arm))
-        middle = betas[len(betas) // 2]
         for model in decoded(config, arm):
+            betas = sorted(strengths(config, arm, model))
+            middle = betas[len(betas) // 2]
             if steps.chosen_beta(arm, model) is None:
                 others = config.seeds[1:] if arm.other_seeds else ()
                 cells += [Cell(arm, model, seed, middle) for seed in others]
@@ -85,14 +84,39 @@ def _backbone(settings: dict[str, Any], opened: OpenedLM) -> LMConfig | None:
     return model.transformer
 
 
-def _training(steps: Steps, model: ModelConfig, opened: OpenedLM) -> float:
-    settings = steps.training(model, steps.config.seeds[0])
-    texts = settings.get("data", {}).get("max_examples") or TEXTS
-    epochs = settings.get("optim", {}).get("epochs", 1.0)
+def trainings(steps: Steps, opened: OpenedLM) -> Iterator[float]:
+    """Operations of every training that is left. What a pass over the texts gives is kept, so that
+    only the first model which needs it pays for it."""
+    paid: set[str] = set()
+    for seed in steps.config.seeds:
+        for model in models(steps.config):
+            settings = steps.training(model, seed)
+            operations, passes = _training(settings, opened)
+            if not steps.reward_model(model, seed).is_dir():
+                yield operations + sum(cost for key, cost in passes.items() if key not in paid)
+            paid |= passes.keys()
+
+
+def _training(settings: dict[str, Any], opened: OpenedLM) -> tuple[float, dict[str, float]]:
+    """Operations of the steps, and of each pass before them under the name of what it gives."""
+    data, objective = settings.get("data", {}), settings.get("objective", {})
+    texts = json.dumps([data, None if "split_seed" in data else settings["seed"]], sort_keys=True)
+    tokens = (data.get("max_examples") or TEXTS) * TEXT
     transformer = _backbone(settings, opened)
+    passes = {}
+    if "teacher" in settings:
+        asked = objective.get("num_candidates", 8) * (
+            objective.get("targets", "observed") != "observed"
+        )
+        name = f"targets {asked} {settings['teacher']} {texts}"
+        teacher = transformer or opened.config  # a teacher is as large as its student, about
+        passes[name] = 2 * tokens * (1 + asked) * weights(teacher)
     if transformer is None:  # the head's own products are few beside the LM's one pass
-        return 2 * texts * TEXT * weights(opened.config)
-    return 6 * texts * TEXT * epochs * weights(transformer)
+        layer = settings.get("reward_model", {}).get("layer", -1)
+        passes[f"states {layer} {texts}"] = 2 * tokens * weights(opened.config)
+        return 0.0, passes
+    epochs = settings.get("optim", {}).get("epochs", 1.0)
+    return 6 * tokens * epochs * weights(transformer), passes
 
 
 def _decoding(steps: Steps, cell: Cell, opened: OpenedLM) -> float:

@@ -41,7 +41,8 @@ def curves(results: Results, arm: dict[str, Any]) -> Iterator[Figure]:
         return
     limit = arm["most_perplexity"] * start.perplexity.value
     names = list(lines)
-    betas = ", ".join(f"{beta:g}" for beta in sorted(arm["betas"]))
+    grids = {tuple(point.beta for point in points[1:]) for points in lines.values()} - {()}
+    alike = ", ".join(f"{beta:g}" for beta in grids.pop()) if len(grids) == 1 else "rising"
     for part, chunk in enumerate(chunks(names[1:], MOST - 1)):
         shown = {name: lines[name] for name in [names[0], *chunk]}
         svg = tradeoff_curves(
@@ -53,7 +54,7 @@ def curves(results: Results, arm: dict[str, Any]) -> Iterator[Figure]:
             limit=limit,
         )
         caption = (
-            f"β = 0, {betas} along each line; {plain['prompts']} prompts ×"
+            f"β = 0, {alike} along each line; {plain['prompts']} prompts ×"
             f" {results['settings']['protocol']['samples']} samples, seed {seed}. Bars: 95%"
             f" bootstrap intervals over prompts. Dotted: {arm['most_perplexity']:g} × the unguided"
             " perplexity."

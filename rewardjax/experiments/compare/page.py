@@ -93,10 +93,11 @@ def _protocol(results: Results) -> str:
     settings = results["settings"]
     protocol = settings["protocol"]
     grids = {", ".join(f"{beta:g}" for beta in arm["betas"]): None for arm in results["arms"]}
+    own = " or a model's own" if any(model["betas"] for model in results["models"]) else ""
     text = (
         f"Training seeds {', '.join(map(str, settings['seeds']))}. Curves:"
         f" {protocol['prompts']} prompts × {protocol['samples']} samples ×"
-        f" {protocol['max_new_tokens']} tokens at β = {' or '.join(grids)}"
+        f" {protocol['max_new_tokens']} tokens at β = {' or '.join(grids)}{own}"
         " with the first seed, the other seeds at the chosen β."
     )
     if protocol["full_prompts"]:

@@ -17,9 +17,10 @@ def planned_cells(steps: Steps) -> list[Cell]:
 def curve_cells(steps: Steps, arm: ArmConfig) -> list[Cell]:
     """Unguided, and each model's first seed at every β."""
     config, first = steps.config, steps.config.seeds[0]
-    betas = strengths(config, arm)
     return [Cell(arm, None, first, 0.0)] + [
-        Cell(arm, model, first, beta) for model in decoded(config, arm) for beta in betas
+        Cell(arm, model, first, beta)
+        for model in decoded(config, arm)
+        for beta in strengths(config, arm, model)
     ]
 
 

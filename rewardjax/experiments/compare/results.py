@@ -89,6 +89,8 @@ def _model(steps: Steps, model: ModelConfig) -> dict[str, Any]:
         "teacher": model.teacher,
         "reward_model": architecture,
         "objective": settings.get("objective", {}),
+        "link": model.link,
+        "betas": list(model.betas),
         # What a reward model reads for one generated token, its own transformer being meant.
         "reads_per_token": steps.config.top_k if steps.reads_candidates(model) else int(own),
         "seeds": [_seed(steps, model, seed) for seed in steps.config.seeds],

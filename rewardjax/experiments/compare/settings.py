@@ -30,6 +30,10 @@ class ModelConfig:
     """also decode with it; False: train it and compare held-out error and rank only"""
     full: bool = True
     """run the full protocol with it, where the comparison has one"""
+    link: str | None = None
+    """what β multiplies, as of `decode guided`; unset: what it was trained for"""
+    betas: tuple[float, ...] = ()
+    """strengths of its curves, as another link may need; unset: those of the arm"""
 
 
 @dataclass(frozen=True)
@@ -206,9 +210,11 @@ def decoded(config: CompareConfig, arm: ArmConfig) -> list[ModelConfig]:
     return [m for m in models(config) if m.decode and (not arm.models or m.name in arm.models)]
 
 
-def strengths(config: CompareConfig, arm: ArmConfig) -> tuple[float, ...]:
-    """The β of an arm's curves."""
-    return arm.betas or config.betas
+def strengths(
+    config: CompareConfig, arm: ArmConfig, model: ModelConfig | None = None
+) -> tuple[float, ...]:
+    """The β of an arm's curves, or of one model's curve."""
+    return (model and model.betas) or arm.betas or config.betas
 
 
 def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

@@ -117,6 +117,7 @@ class Steps:
             flags += [
                 ("reward-model", [str(self.reward_model(cell.model, cell.seed))]),
                 ("beta", [f"{cell.beta:g}"]),
+                *([("link", [cell.model.link])] if cell.model.link else []),
                 *([("invert", [])] if arm.invert else []),
             ]
         return flags
@@ -195,7 +196,7 @@ class Steps:
         """
         seed = self.config.seeds[0]
         plain = self.measured(Cell(arm, None, seed, 0.0))
-        betas = strengths(self.config, arm)
+        betas = strengths(self.config, arm, model)
         curve = {beta: self.measured(Cell(arm, model, seed, beta)) for beta in betas}
         if plain is None or any(numbers is None for numbers in curve.values()):
             return None

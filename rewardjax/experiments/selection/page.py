@@ -32,6 +32,8 @@ def page(results: Results) -> html.Page:
         ]
         parts += [to_html(table) for table in tables.of_task(results, task)]
         sections.append((task["name"], "".join(parts)))
+    if table := tables.speed(results):
+        sections.append(("Speed", to_html(table)))
     made = html.paragraph(_protocol(results)) + html.code(results["command"])
     commands = html.code("\n".join(results["commands"]))
     made += html.details(f"The {len(results['commands'])} steps it ran", commands)
@@ -52,6 +54,8 @@ def readme(results: Results) -> str:
     for task in results["tasks"]:
         parts += [f"## {task['name']}", _what(task)]
         parts += map(to_markdown, tables.of_task(results, task))
+    if table := tables.speed(results):
+        parts += ["## Speed", to_markdown(table)]
     parts += ["## How it was made", f"    {results['command']}", _protocol(results)]
     parts += ["`report.html` has the figures and every step; `results.json` every number, with its"
               " n, seeds and interval."]  # fmt: skip

@@ -13,7 +13,7 @@ from rewardjax.decoding.selection import kl_bound
 from rewardjax.experiments.selection.pools import Pool, pools
 from rewardjax.experiments.selection.run import chooser, main_fits, pool_fits, size_fits
 from rewardjax.experiments.selection.settings import SelectionConfig, TaskConfig, probes
-from rewardjax.experiments.selection.steps import Fit, Steps
+from rewardjax.experiments.selection.steps import Fit, Steps, read_if_made
 from rewardjax.metrics.bootstrap import bootstrap_mean
 from rewardjax.metrics.selection import by_prompt
 from rewardjax.provenance import commit, machine, versions, without_paths
@@ -28,6 +28,7 @@ def collect(steps: Steps, command: str = "", *, finished: bool = True) -> dict[s
     config = steps.config
     planned = [fit for task in config.tasks for fit in _planned(steps, task)]
     missing = sum(not steps.numbers(fit).is_file() for fit in planned)
+    speed = read_if_made(steps.speed(config.tasks[0], chooser(steps)))
     record = steps.work.record()
     return {
         "name": config.name,
@@ -40,7 +41,8 @@ def collect(steps: Steps, command: str = "", *, finished: bool = True) -> dict[s
         "commit": commit(),
         "bounds": {str(k): round(kl_bound(k), 4) for k in config.ks},
         "tasks": [found for task in config.tasks if (found := _task(steps, task)) is not None],
-        "finished": finished and not missing,
+        "speed": speed,
+        "finished": finished and not missing and speed is not None,
         "unfinished": {"fits": missing},
         "seconds": round(sum(cost["seconds"] for cost in record), 1),
         "cpu_seconds": round(sum(cost["cpu_seconds"] for cost in record), 1),

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
+
 from rewardjax.decoding.settings import SamplingConfig
 from rewardjax.errors import RewardJaxError
+from rewardjax.experiments.selection import speed
 from rewardjax.experiments.selection.pools import Pool, pools
 from rewardjax.experiments.selection.scores import open_scorer
 from rewardjax.experiments.selection.settings import TaskConfig, VariantConfig, probes
 from rewardjax.experiments.selection.steps import Fit, Steps
 from rewardjax.export import load_reward_model
 from rewardjax.lm import open_lm
+from rewardjax.report.write import write_text
 from rewardjax.text import check_fit, check_sampling, encode_prompt
 
 
@@ -66,6 +70,7 @@ def run(steps: Steps) -> None:
         for fit in main_fits(steps, task):
             steps.fit(fit)
         steps.forget()
+    _measure_speed(steps, config.tasks[0])
     for task in config.tasks:
         for fit in size_fits(steps, task):
             steps.fit(fit)
@@ -77,6 +82,17 @@ def run(steps: Steps) -> None:
             for fit in pool_fits(steps, pool):
                 steps.fit(fit)
         steps.forget()
+
+
+def _measure_speed(steps: Steps, task: TaskConfig) -> None:
+    path = steps.speed(task, chooser(steps))
+
+    def make() -> None:
+        found = speed.measure(steps, task, chooser(steps))
+        write_text(path, json.dumps(found, indent=1) + "\n")
+
+    steps.work.once(path, "speed of choosing", make)
+    steps.forget()
 
 
 def chooser(steps: Steps) -> VariantConfig:

@@ -22,6 +22,7 @@ from rewardjax.experiments.selection.fits import measure
 from rewardjax.experiments.selection.pools import Completions, Pool
 from rewardjax.experiments.selection.settings import (
     SelectionConfig,
+    TaskConfig,
     VariantConfig,
     fit_settings,
     probes,
@@ -118,6 +119,12 @@ class Steps(Completions):
                 starts.append(start)
         return tokens, starts
 
+    def speed(self, task: TaskConfig, variant: VariantConfig) -> Path:
+        """JSON of how fast completions are drawn and chosen among."""
+        config = self.config
+        behind = [self.decoding(Pool(task)), list(self.layers), config.sweep_k, variant.name]
+        return self.work.place("speed", "speed", behind, ".json")
+
     # Probes
 
     def fit_config(self, variant: VariantConfig) -> FitConfig:
@@ -184,5 +191,9 @@ class Steps(Completions):
 
     def fitted(self, fit: Fit) -> dict[str, Any] | None:
         """What `fit` wrote, or None before."""
-        path = self.numbers(fit)
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        return read_if_made(self.numbers(fit))
+
+
+def read_if_made(path: Path) -> dict[str, Any] | None:
+    """A step's JSON, or None as long as it is not made."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None

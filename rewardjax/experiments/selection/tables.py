@@ -115,6 +115,30 @@ def training(results: Results, task: Task) -> Table:
     return Table(tuple(map(Cell, heads)), tuple(rows), title, caption)
 
 
+def speed(results: Results) -> Table | None:
+    """Choosing beside sampling the same completions."""
+    found = results["speed"]
+    if not found:
+        return None
+    rows = [
+        (
+            Cell(name),
+            Cell(number(statistics.median(rates), 0)),
+            Cell(f"{number(min(rates), 0)} to {number(max(rates), 0)}"),
+        )
+        for name, rates in found["tokens_per_second"].items()
+    ]
+    heads = ("", "tokens/s, median", "range")
+    caption = (
+        f"{found['prompts']} prompts × {found['k']} completions in batches of"
+        f" {found['batch_size']}, chosen among by a probe ({found['probe']}) on layer"
+        f" {found['layer']}; repeats in turn, the first of each, which compiles, left out."
+        f" Choosing runs at {number(found['ratio'], 2)} of the speed of sampling alone (median of"
+        " pairs)."
+    )
+    return Table(tuple(map(Cell, heads)), tuple(rows), "What choosing costs", caption)
+
+
 def guided(results: Results, task: Task) -> Table | None:
     """Choosing beside guided decoding, by LM tokens per token of output."""
     if not task["guided"]:
