@@ -56,10 +56,13 @@ def rank_bound(config: RewardModelConfig, transformer: LMConfig) -> int | None:
     """The rank that the raw reward matrix of this parametrization cannot exceed, or None.
 
     All of ARM's family is linear in h, D wide: at most D; with r explicit, min(r + baseline, D).
+    NADO's has a bias for each token besides: D + 1.
     """
     width = transformer.hidden_size
     if config.parametrization == "arm":
         return width
+    if config.parametrization == "nado":
+        return width + 1
     if config.parametrization in ("arm_rank", "arm_factors") and config.rank is not None:
         return min(config.rank + config.baseline, width)
     return None

@@ -99,6 +99,8 @@ def test_bound_follows_the_config():
     assert rank_bound(RewardModelConfig("arm_rank", rank=32), body) == 32
     assert rank_bound(RewardModelConfig("arm_factors", rank=5), body) == 6
     assert rank_bound(RewardModelConfig("arm_factors", rank=99), body) == 32
+    assert rank_bound(RewardModelConfig("nado"), body) == 33
+    assert rank_bound(RewardModelConfig("nado_norm"), body) is None
     assert rank_bound(RewardModelConfig("mlp", rank=4), body) is None
 
 

@@ -243,8 +243,22 @@ def test_the_loss_is_its_formula(kind, prefixes):
     loss = loss_of(model, prefixes=prefixes)
     got = loss.of_texts(loss.beliefs(model, params, batch), batch)
     np.testing.assert_allclose(got, slow, rtol=2e-4, atol=1e-5)
-    means = loss(model, params, batch, KEYS[: len(batch.lengths)])
+    # The gradient is the formula's own, through both sides of the divergence.
+    along = jax.tree.map(lambda x: jax.random.normal(next(keys), x.shape), params.trainable)
+
+    def moved(step):
+        return params._replace(trainable=jax.tree.map(lambda x, d: x + step * d, head_of, along))
+
+    head_of = params.trainable
+    means, slopes = jax.jit(
+        lambda: jax.jvp(lambda s: jnp.stack(loss(model, moved(s), batch, KEYS)), (0.0,), (1.0,))
+    )()
     np.testing.assert_allclose(means, (slow * batch.weights).mean(axis=1), rtol=2e-4)
+    ends = [
+        (slow_terms(r_of(model, moved(s)).astype(np.float64), batch, prefixes) * batch.weights)
+        for s in (-1e-3, 1e-3)
+    ]
+    np.testing.assert_allclose(slopes, (ends[1] - ends[0]).mean(axis=1) / 2e-3, rtol=5e-3)
 
 
 def test_certainties_give_no_nan_in_value_or_gradient():

@@ -64,7 +64,8 @@ def one_line(capsys):
     return error
 
 
-TWO = ("--rounds", 2, "--sampling.temperature", 1.3)
+ONE = ("--sampling.temperature", 1.3)
+TWO = (*ONE, "--rounds", 2)
 
 
 def test_two_rounds_then_decoding(job, capsys, tiny_lm_dir, monkeypatch):
@@ -110,6 +111,15 @@ def test_two_rounds_then_decoding(job, capsys, tiny_lm_dir, monkeypatch):
     assert main([*argv, "--out", "plain.jsonl"]) == 0
     assert satisfied("up.jsonl") > satisfied("plain.jsonl") + 0.1
 
+    # A finished run may be gone on with: rounds before the last are not made again.
+    before = weights_of("run")
+    Path("run/round_1/completions.jsonl").unlink()
+    assert job(*TWO, "--resume") == 0
+    assert weights_of("run") == before
+    assert not Path("run/round_1/completions.jsonl").exists()
+    assert job(*TWO, "--resume", "--optim.steps", 21) == 2
+    assert "optim.steps differ" in capsys.readouterr().err
+
     # Killed while it scored, and again while it trained: the same in the end, bit for bit.
     scored, count = samples._scored, iter(range(100))
 
@@ -119,9 +129,9 @@ def test_two_rounds_then_decoding(job, capsys, tiny_lm_dir, monkeypatch):
         return scored(*row)
 
     monkeypatch.setattr(samples, "_scored", dying)
-    assert job(*TWO, run_dir="killed") == 130
+    assert job(*ONE, run_dir="killed") == 130
     monkeypatch.setattr(samples, "_scored", scored)
-    step, left = trainer.Trainer._step, iter(range(20 + 12))
+    step, left = trainer.Trainer._step, iter(range(12))
 
     def stopped(self, batch):
         if next(left, None) is None:
@@ -129,13 +139,10 @@ def test_two_rounds_then_decoding(job, capsys, tiny_lm_dir, monkeypatch):
         return step(self, batch)
 
     monkeypatch.setattr(trainer.Trainer, "_step", stopped)
-    assert job(*TWO, "--resume", run_dir="killed") == 130
+    assert job(*ONE, "--resume", run_dir="killed") == 130
     monkeypatch.setattr(trainer.Trainer, "_step", step)
-    assert weights_of("killed/round_1") == weights_of("run/round_1")
-    assert job(*TWO, "--resume", run_dir="killed") == 0
-    assert weights_of("killed") == weights_of("run")
-    assert job(*TWO, "--resume", "--optim.steps", 21, run_dir="killed") == 2
-    assert "optim.steps differ" in capsys.readouterr().err
+    assert job(*ONE, "--resume", run_dir="killed") == 0
+    assert weights_of("killed") == weights_of("run/round_1")
 
 
 @pytest.mark.parametrize(
