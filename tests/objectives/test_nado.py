@@ -34,7 +34,20 @@ LM_HEAD = {"lm": {"lm_head": {"kernel": jnp.log(jnp.asarray(tab.TABLE))}}}
 """logits of a prefix's unit vector are its row of the table"""
 
 
-def inputs(weights, labels=tab.C, table=tab.TABLE):
+BEST = np.argsort(-tab.TABLE, axis=1).astype(np.int32)
+"""tokens after each prefix, most probable first"""
+
+
+def among(k):
+    """p among the k most probable tokens of each prefix, renormalised: its table and its texts."""
+    top = np.zeros_like(tab.TABLE)
+    best = BEST[:, :k]
+    np.put_along_axis(top, best, np.take_along_axis(tab.TABLE, best, 1), 1)
+    table = top / top.sum(axis=1, keepdims=True)
+    return table, np.array([tab.probability(text, table) for text in tab.TEXTS])
+
+
+def inputs(weights, labels=tab.C, k=tab.V):
     """Every text once, behind a prompt of one token; states are the prefixes' numbers."""
     tokens, lengths = np.zeros((N, T), np.int32), np.zeros(N, np.int32)
     numbers = np.zeros((N, T), int)
@@ -49,8 +62,8 @@ def inputs(weights, labels=tab.C, table=tab.TABLE):
         lengths,
         np.asarray(labels, np.float32)[:, None],
         {3: np.eye(tab.STATES, dtype=np.float32)[numbers]},
-        candidates=np.broadcast_to(np.arange(tab.V, dtype=np.int32), (N, T, tab.V)),
-        logprobs=np.log(table[before]),
+        candidates=BEST[before, :k],
+        logprobs=np.log(np.take_along_axis(tab.TABLE, BEST, 1))[before, :k],
         prompt_lengths=np.ones(N, np.int32),
         weights=np.asarray(weights, np.float32),
     )
@@ -85,7 +98,7 @@ def trained(weights, parametrization="nado", steps=400, **settings):
     """The model's R [STATES, V] after descending on texts of these weights."""
     model = tab.model(parametrization)
     start = model.init_head(jax.random.key(0), tab.STATES)
-    batch = inputs(weights * N / weights.sum())
+    batch = inputs(weights * N / weights.sum(), k=settings.get("candidates") or tab.V)
     loss = loss_of(model, **settings)
     head = descend({"head": start}, batch, model=model, loss=loss, steps=steps)
     return model, RewardParams(head, ())
@@ -137,6 +150,20 @@ def test_the_conditioned_lm_factorises():
 def test_training_reaches_the_exact_r_on_every_prefix(kind, settings):
     found = r_of(*trained(tab.P, kind, **settings))
     np.testing.assert_allclose(found[tab.REACHED], EXACT[tab.REACHED], atol=0.02)
+
+
+def test_consistency_is_that_of_the_candidates():
+    """Texts drawn among the 2 most probable tokens: R is that of p among them, and the prefixes,
+    which learn by consistency alone, get there only if the expectation is too."""
+    table, p = among(2)
+    found = r_of(*trained(p, prefixes="last", weight=1.0, steps=1500, candidates=2))
+    exact, whole = tab.beliefs(tab.C, p + 1e-12), tab.beliefs(tab.C)
+    for prefix in tab.PREFIXES[1:]:
+        if tab.probability(prefix, table) > 0:
+            at = tab.number(prefix[:-1]), prefix[-1]
+            assert found[at] == pytest.approx(exact[at], abs=0.02)
+    drawn = table[0] > 0
+    assert np.abs(exact - whole)[0, drawn].max() > 0.05  # it is another R than the whole LM's
 
 
 def exact_params(values=EXACT):
@@ -312,11 +339,8 @@ def test_tempered_samples_weigh_as_the_lm_itself_would():
     """Drawn at temperature 2 among the 3 most probable tokens: weights are p_3 / q exactly, and R
     of the weighted samples is that of p_3; without weights it is another."""
     rows = tab.decode(6000, top_k=3, temperature=2.0)
-    best = np.argsort(-tab.TABLE, axis=1)[:, :3]
-    top = np.zeros_like(tab.TABLE)
-    np.put_along_axis(top, best, np.take_along_axis(tab.TABLE, best, 1), 1)
-    p_table = top / top.sum(axis=1, keepdims=True)
-    q_table = np.sqrt(top) / np.sqrt(top).sum(axis=1, keepdims=True)
+    p_table, p3 = among(3)
+    q_table = np.sqrt(p_table) / np.sqrt(p_table).sum(axis=1, keepdims=True)
     made = [
         Row("", "", i, 0, row.token_ids, logprobs=row.logprobs.tolist(),
             base_logprobs=row.base_logprobs.tolist())
@@ -328,7 +352,7 @@ def test_tempered_samples_weigh_as_the_lm_itself_would():
     for first, text in zip(offsets, texts, strict=False):
         for t in range(len(text)):
             at = tab.number(text[:t])
-            flat[first + 1 + t] = np.log(tab.TABLE[at, best[at]])
+            flat[first + 1 + t] = np.log(tab.TABLE[at, BEST[at, :3]])
     kept = TokenRows({"logprobs": flat}, offsets, Path(), True, 0.0)
     found = log_weights(made, np.ones(len(rows), np.int32), kept)
     exact = [np.log(tab.probability(t, p_table) / tab.probability(t, q_table)) for t in texts]
@@ -343,7 +367,6 @@ def test_tempered_samples_weigh_as_the_lm_itself_would():
     for text, weight in zip(texts, weights, strict=True):
         counts["weighted"][tab.TEXTS.index(text)] += weight
         counts["plain"][tab.TEXTS.index(text)] += 1.0
-    p3 = np.array([tab.probability(text, p_table) for text in tab.TEXTS])
     first = [tab.belief(tab.C, (token,), p3 + 1e-12) for token in range(tab.V)]
     drawn = p_table[0] > 0
     errors = {}

@@ -13,7 +13,7 @@ from rewardjax.cli import main
 from rewardjax.data.generations import read_rows
 from rewardjax.errors import RewardJaxError
 from rewardjax.export import load_reward_model
-from rewardjax.train import nado_settings, samples, trainer
+from rewardjax.train import nado, nado_settings, samples, trainer
 from rewardjax.train.nado_evaluation import calibration_error
 from rewardjax.train.nado_settings import NadoConfig
 from rewardjax.train.runs import read
@@ -57,6 +57,32 @@ def learns(folder):
     return np.mean(losses[-5:]) < 0.97 * np.mean(losses[:5])
 
 
+def check_weights(lm, run, rows):
+    """Weights and candidates against the LM's own logits, row by row: p among the 12 best / q."""
+    logs, lengths = np.zeros(len(rows)), [len(ids) for ids in run.tokens]
+    padded = [np.pad(ids, (0, max(lengths) - len(ids))) for ids in run.tokens]
+    everything = np.asarray(lm.logits(padded, lengths), np.float64)
+    for i, row in enumerate(rows):
+        start, ids = int(run.starts[i]), run.tokens[i]
+        logits = everything[i, start - 1 : len(ids) - 1]
+        best = np.argsort(-logits, axis=1)[:, :12]
+        scores = np.take_along_axis(logits, best, 1)
+        own = np.take_along_axis(logits, ids[start:, None], 1)[:, 0]
+        logs[i] = np.sum(own - np.logaddexp.reduce(scores, axis=1)) - np.sum(row.logprobs)
+        candidates = run.sampled.candidates.batch("candidates", np.array([i]), len(ids))[0, start:]
+        np.testing.assert_array_equal(np.sort(candidates), np.sort(best))
+    weights = np.exp(logs)
+    weights /= weights[run.train_rows].mean()
+    np.testing.assert_allclose(run.sampled.weights, weights, rtol=1e-3)
+    assert np.std(np.log(weights)) > 0.1
+
+
+def leaves_equal(one, other):
+    return (
+        all(np.array_equal(one[name], other[name]) for name in one) and one.keys() == other.keys()
+    )
+
+
 def one_line(capsys):
     error = capsys.readouterr().err
     assert error.startswith("rewardjax: error: ")
@@ -68,8 +94,14 @@ ONE = ("--sampling.temperature", 1.3)
 TWO = (*ONE, "--rounds", 2)
 
 
-def test_two_rounds_then_decoding(job, capsys, tiny_lm_dir, monkeypatch):
+def test_two_rounds_then_decoding(job, capsys, tiny_lm, tiny_lm_dir, monkeypatch):
+    made, prepare = [], nado.prepare
+    monkeypatch.setattr(nado, "prepare", lambda *args: made.append(prepare(*args)) or made[-1])
     assert job(*TWO) == 0
+    for run, folder in zip(made, ("run/round_1", "run"), strict=True):
+        check_weights(tiny_lm, run, read_rows(f"{folder}/completions.jsonl"))
+    starts, heads = made[1].params.trainable["head"], load_reward_model("run/round_1/reward_model")
+    assert leaves_equal(starts, heads.trainable["head"])
     out = capsys.readouterr().out
     assert "of the LM's own by their weights" in out
     assert "decode with --beta 1 and --top-k 12" in out
