@@ -243,7 +243,7 @@ def beliefs_of(r):
     return loss_of(tab.model()).beliefs(tab.model(), params, batch)
 
 
-def slow_terms(r, batch, prefixes):
+def slow_terms(r, batch, prefixes, table):
     """Both terms of every text by the formulas, in float64."""
     found = np.zeros((2, N))
     for i, text in enumerate(tab.TEXTS):
@@ -253,21 +253,23 @@ def slow_terms(r, batch, prefixes):
         found[0, i] = each[-1] if prefixes == "last" else sum(each)
         for t in range(1, len(text)):
             at = tab.number(text[:t])
-            a, b = (tab.TABLE[at].astype(np.float64) * r[at]).sum(), own[t - 1]
+            a, b = (table[at] * r[at]).sum(), own[t - 1]
             found[1, i] += a * np.log(a / b) + (1 - a) * np.log((1 - a) / (1 - b))
     return found
 
 
-@pytest.mark.parametrize("prefixes", ["all", "last"])
-@pytest.mark.parametrize("kind", ["nado", "nado_norm"])
-def test_the_loss_is_its_formula(kind, prefixes):
-    model = tab.model(kind)
+@pytest.mark.parametrize(
+    ("kind", "prefixes", "k"), [("nado", "all", 2), ("nado", "last", 4), ("nado_norm", "all", 4)]
+)
+def test_the_loss_is_its_formula(kind, prefixes, k):
+    """Its value and its gradient, with an expectation over k candidates."""
+    model, table = tab.model(kind), among(k)[0].astype(np.float64)
     head = model.init_head(jax.random.key(0), tab.STATES)
     keys = iter(jax.random.split(jax.random.key(1), 9))
     head = jax.tree.map(lambda x: jax.random.normal(next(keys), x.shape), head)
-    params, batch = RewardParams({"head": head}, ()), inputs(RNG.uniform(0, 2, N), RNG.random(N))
-    slow = slow_terms(r_of(model, params).astype(np.float64), batch, prefixes)
-    loss = loss_of(model, prefixes=prefixes)
+    params, batch = RewardParams({"head": head}, ()), inputs(RNG.uniform(0, 2, N), RNG.random(N), k)
+    slow = slow_terms(r_of(model, params).astype(np.float64), batch, prefixes, table)
+    loss = loss_of(model, prefixes=prefixes, candidates=k)
     got = loss.of_texts(loss.beliefs(model, params, batch), batch)
     np.testing.assert_allclose(got, slow, rtol=2e-4, atol=1e-5)
     # The gradient is the formula's own, through both sides of the divergence.
@@ -282,7 +284,10 @@ def test_the_loss_is_its_formula(kind, prefixes):
     )()
     np.testing.assert_allclose(means, (slow * batch.weights).mean(axis=1), rtol=2e-4)
     ends = [
-        (slow_terms(r_of(model, moved(s)).astype(np.float64), batch, prefixes) * batch.weights)
+        (
+            slow_terms(r_of(model, moved(s)).astype(np.float64), batch, prefixes, table)
+            * batch.weights
+        )
         for s in (-1e-3, 1e-3)
     ]
     np.testing.assert_allclose(slopes, (ends[1] - ends[0]).mean(axis=1) / 2e-3, rtol=5e-3)
