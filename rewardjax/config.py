@@ -164,7 +164,10 @@ def from_dict(cls: type[T], values: dict[str, Any], *, source: str = "") -> T:
     return _build(cls, values, cls, "", where)
 
 
-def _build(cls: type[T], values: Any, root: type, prefix: str, where: str) -> T:
+def _build(
+    cls: type[T], values: Any, root: type, prefix: str, where: str, default: Any = None
+) -> T:
+    """`default`: what a section without values would be; a value changes it alone."""
     if not isinstance(values, dict):
         raise RewardJaxError(
             f"{where}{prefix.rstrip('.') or 'settings'}: expected keys and values, got "
@@ -179,16 +182,18 @@ def _build(cls: type[T], values: Any, root: type, prefix: str, where: str) -> T:
     for name, field in fields.items():
         if name not in values:
             required = (field.default, field.default_factory) == (dataclasses.MISSING,) * 2
-            if required:
+            if required and default is None:
                 raise RewardJaxError(f"{where}missing key {prefix}{name!r}")
             continue
         kind = hints[name]
         if dataclasses.is_dataclass(kind):
-            inner = typing.cast(type, kind)
-            arguments[name] = _build(inner, values[name], root, f"{prefix}{name}.", where)
+            inner, below = typing.cast(type, kind), getattr(default, name, None)
+            if below is None and field.default_factory is not dataclasses.MISSING:
+                below = field.default_factory()
+            arguments[name] = _build(inner, values[name], root, f"{prefix}{name}.", where, below)
         else:
             arguments[name] = _leaf(kind, values[name], f"{prefix}{name}", where)
-    return cls(**arguments)
+    return cls(**arguments) if default is None else dataclasses.replace(default, **arguments)
 
 
 def _leaf(kind: Any, value: Any, name: str, where: str) -> Any:

@@ -161,8 +161,7 @@ def main(argv: list[str]) -> int:
             f" ({sampled['data/effective_samples']:,.0f} effective samples)"
         )
     print(
-        "decode with --beta 1 and"
-        f" --top-k {config.sampling.top_k or 'the vocabulary'}: p · R, the LM conditioned on the"
-        " oracle; a larger beta goes beyond it"
+        f"decode with --beta 1 and --top-k {config.sampling.top_k or '|V|'}: p · R, the LM"
+        " conditioned on the oracle; a larger beta goes beyond it"
     )
     return 0

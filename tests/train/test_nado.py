@@ -233,6 +233,11 @@ def test_bad_input(job, case, capsys, monkeypatch):
     assert not Path("run").exists()
 
 
+def test_a_section_of_the_yaml_changes_what_it_names_alone():
+    config = settings_file.from_dict(NadoConfig, {"reward_model": {"layer": 2}})
+    assert (config.reward_model.parametrization, config.reward_model.layer) == ("nado", 2)
+
+
 def test_an_oracle_that_teaches_nothing(job, capsys):
     """Known only once everything is sampled: the samples stay."""
     assert job("--oracle.pattern", "zzzz") == 2
