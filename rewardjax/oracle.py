@@ -174,3 +174,24 @@ def _fits(config: OracleConfig, one: Completion) -> bool:
         for unit, count in counts.items()
         for most in [getattr(config, f"max_{unit}")]
     )
+
+
+def as_scorer(name: str, config: OracleConfig) -> Scorer:
+    """An oracle as one of `metrics.scorers`, that sees continuations alone: its kind is
+    `constraint`, its mean the share that satisfies it.
+
+    Raises:
+      RewardJaxError: as `open_oracle`; an oracle that reads more than the continuation's text.
+    """
+    oracle = open_oracle(config)
+    tokens = config.min_tokens is not None or config.max_tokens is not None
+    if tokens or (config.scorer and load_scorer(config.scorer).reads_prompt):
+        raise RewardJaxError(
+            f"oracle {name!r} reads prompts or tokens; expected one of words, pattern, min_words,"
+            " max_words, or of a scorer that is not of sentiment"
+        )
+
+    def function(texts: list[str]) -> Float[np.ndarray, " N"]:
+        return oracle([Completion("", text, (), ()) for text in texts])
+
+    return Scorer(name, oracle.version, "constraint", function)

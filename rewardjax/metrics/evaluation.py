@@ -141,7 +141,8 @@ def _judge(scorer: Scorer, groups: list[list[Row]]) -> dict[str, np.ndarray]:
             "toxic rate": attributes.any_above(scores, 0.5),
             "mean score": attributes.mean(scores),
         }
-    return {"mean score": attributes.mean(scores)}
+    name = "satisfied rate" if scorer.kind == "constraint" else "mean score"
+    return {name: attributes.mean(scores)}
 
 
 def _drawn(groups: list[list[Row]], count: int | None, seed: int) -> list[list[Row]]:

@@ -10,8 +10,9 @@
 
 A sentiment scorer sees prompt + continuation and calls a text positive when its score is
 strictly above 0; a toxicity scorer sees the continuation alone, and .5 is its threshold; a
-`score` is averaged over continuations, nothing else. Modules are named by flags and configs only:
-nothing that is read from a data file is ever imported.
+`score`, or a `constraint` (0 to 1: how far it is satisfied), is averaged over continuations,
+nothing else. Modules are named by flags and configs only: nothing that is read from a data file is
+ever imported.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from jaxtyping import Float
 
 from rewardjax.errors import RewardJaxError, nearest, require
 
-Kind = Literal["sentiment", "toxicity", "score"]
+Kind = Literal["sentiment", "toxicity", "score", "constraint"]
 
 
 @dataclasses.dataclass(frozen=True)

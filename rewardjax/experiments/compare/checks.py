@@ -84,6 +84,11 @@ def check(config: CompareConfig) -> None:
                 f"model {model.name!r}: teacher {model.teacher!r} is none of the models before it"
                 f"{nearest(model.teacher, before)}"
             )
+        if model.program == "attribute" and (model.betas or model.link):
+            raise RewardJaxError(
+                f"model {model.name!r}: betas and link have no meaning for a fine-tuned LM, which"
+                " decodes alone; remove them"
+            )
     if not config.seeds or len(set(config.seeds)) < len(config.seeds):
         raise RewardJaxError(f"seeds is {list(config.seeds)}; expected different integers")
     for model in every:

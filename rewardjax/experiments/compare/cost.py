@@ -8,6 +8,7 @@ from typing import Any
 
 from rewardjax.data.hidden import machine_flops
 from rewardjax.experiments.compare.plan import planned_cells
+from rewardjax.experiments.compare.programs import program_of
 from rewardjax.experiments.compare.settings import decoded, models, strengths
 from rewardjax.experiments.compare.steps import Cell, Steps
 from rewardjax.export import architecture
@@ -91,8 +92,8 @@ def trainings(steps: Steps, opened: OpenedLM) -> Iterator[float]:
     for seed in steps.config.seeds:
         for model in models(steps.config):
             settings = steps.training(model, seed)
-            operations, passes = _training(settings, opened)
-            if not steps.reward_model(model, seed).is_dir():
+            operations, passes = _OF_PROGRAM[program_of(model).name](settings, opened)
+            if not steps.trained(model, seed).is_dir():
                 yield operations + sum(cost for key, cost in passes.items() if key not in paid)
             paid |= passes.keys()
 
@@ -119,12 +120,45 @@ def _training(settings: dict[str, Any], opened: OpenedLM) -> tuple[float, dict[s
     return 6 * tokens * epochs * weights(transformer), passes
 
 
+def _nado(settings: dict[str, Any], opened: OpenedLM) -> tuple[float, dict[str, float]]:
+    """Each round's texts are sampled and read once; the head's own products are few."""
+    return settings.get("rounds", 1) * _sampling(settings, opened), {}
+
+
+def _fine_tuning(settings: dict[str, Any], opened: OpenedLM) -> tuple[float, dict[str, float]]:
+    rounds, objective = settings.get("rounds", 1), settings.get("objective", {})
+    tokens = (settings.get("data", {}).get("max_examples") or TEXTS) * TEXT
+    epochs = settings.get("optim", {}).get("epochs", 1.0)
+    every = weights(opened.config) + unembedding(opened.config)
+    steered = objective.get("kl_weight", 1.0) > 0
+    batches = 1 + (steered and objective.get("prefixes") == "samples")  # of texts, and of samples
+    own = settings.get("refit") or "samples" in (objective.get("prefixes"), objective.get("source"))
+    sampled = _sampling(settings, opened) if own else 0.0
+    return rounds * (sampled + (6 + 2 * steered) * batches * epochs * tokens * every), {}
+
+
+def _sampling(settings: dict[str, Any], opened: OpenedLM) -> float:
+    """Operations of drawing a run's own texts, and of reading them again."""
+    prompts, sampling = settings.get("prompts", {}), settings.get("sampling", {})
+    texts = (prompts.get("limit") or TEXTS // 10) * sampling.get("num_samples", 10)
+    tokens = texts * (sampling.get("max_new_tokens", 64) + PROMPT)
+    return 2.0 * tokens * (2 * weights(opened.config) + unembedding(opened.config))
+
+
+_OF_PROGRAM = {
+    "reward-model": _training,
+    "distill": _training,
+    "nado": _nado,
+    "attribute": _fine_tuning,
+}
+
+
 def _decoding(steps: Steps, cell: Cell, opened: OpenedLM) -> float:
     config, protocol = steps.config, steps.config.protocol
     prompts = protocol.full_prompts if cell.full else protocol.prompts
     samples = protocol.full_samples if cell.full else protocol.samples
     per_token = 2.0 * (weights(opened.config) + unembedding(opened.config))
-    if cell.model is not None:
+    if cell.model is not None and not program_of(cell.model).makes_lm:
         settings = steps.training(cell.model, cell.seed)
         transformer = _backbone(settings, opened)
         if transformer is not None:

@@ -30,10 +30,12 @@ def of_models(results: Results) -> Table:
     plain = speeds.get("unguided", {}).get("median")
     rows = []
     for model in results["models"]:
+        if model["program"] == "attribute":
+            continue
         first = model["seeds"][0]
         done = [s for s in model["seeds"] if s["finished"]]
-        errors = _known(done, "eval/squared_error")
-        scores = _known(done, "eval/auc") or _known(done, "eval/spearman")
+        errors = known(done, "eval/squared_error")
+        scores = known(done, "eval/auc") or known(done, "eval/spearman")
         speed = speeds.get(model["name"], {}).get("median")
         size = first["metrics"].get("model/trainable_parameters")
         rank = energy_rank(first["rank"], 0.99)
@@ -64,7 +66,7 @@ def of_models(results: Results) -> Table:
     return Table(tuple(heads), tuple(rows), caption=caption)
 
 
-def _known(seeds: list[dict[str, Any]], name: str) -> list[float]:
+def known(seeds: list[dict[str, Any]], name: str) -> list[float]:
     return [s["metrics"][name] for s in seeds if s["metrics"].get(name) is not None]
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rewardjax.experiments.compare import model_tables, tables
+from rewardjax.experiments.compare import lm_tables, model_tables, tables
 from rewardjax.experiments.compare.figures import chunks, curves, sweep_figure
 from rewardjax.metrics.rank_result import Part
 from rewardjax.report import html
@@ -34,7 +34,10 @@ def page(results: Results) -> html.Page:
             parts.append(html.details("Every cell of the curves", to_html(every)))
         if parts:
             sections.append((arm["name"], "".join(parts)))
-    sections.append(("The reward models", to_html(model_tables.of_models(results))))
+    if (of_models := model_tables.of_models(results)).rows:
+        sections.append(("The reward models", to_html(of_models)))
+    if lms := lm_tables.of_lms(results):
+        sections.append(("The fine-tuned LMs", to_html(lms)))
     if agreement := model_tables.of_agreement(results):
         title = f"Agreement with {results['models'][0]['name']}"
         sections.append((title, to_html(agreement)))
@@ -67,7 +70,10 @@ def readme(results: Results) -> str:
         found = tables.of_arm(results, arm)
         if found:
             parts += [f"## {arm['name']}", *map(to_markdown, found)]
-    parts += ["## The reward models", to_markdown(model_tables.of_models(results))]
+    if (of_models := model_tables.of_models(results)).rows:
+        parts += ["## The reward models", to_markdown(of_models)]
+    if lms := lm_tables.of_lms(results):
+        parts += ["## The fine-tuned LMs", to_markdown(lms)]
     if agreement := model_tables.of_agreement(results):
         title = f"## Agreement with {results['models'][0]['name']}"
         parts += [title, to_markdown(agreement)]

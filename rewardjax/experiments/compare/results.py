@@ -11,6 +11,7 @@ import numpy as np
 from rewardjax.config import to_plain
 from rewardjax.data.generations import group_by_prompt, read_rows
 from rewardjax.experiments.compare.plan import controls_path, planned_cells, speed_path
+from rewardjax.experiments.compare.programs import program_of
 from rewardjax.experiments.compare.provenance import public
 from rewardjax.experiments.compare.settings import (
     ArmConfig,
@@ -86,6 +87,7 @@ def _model(steps: Steps, model: ModelConfig) -> dict[str, Any]:
     own = architecture.get("backbone", "base") == "own"
     return {
         "name": model.name,
+        "program": program_of(model).name,
         "teacher": model.teacher,
         "reward_model": architecture,
         "objective": settings.get("objective", {}),
@@ -98,14 +100,14 @@ def _model(steps: Steps, model: ModelConfig) -> dict[str, Any]:
 
 
 def _seed(steps: Steps, model: ModelConfig, seed: int) -> dict[str, Any]:
-    folder = steps.run_dir(model, seed)
-    log = folder / "metrics.jsonl"
+    folder, output = steps.run_dir(model, seed), steps.trained(model, seed)
+    log = output.parent / "metrics.jsonl"  # of the last round
     rows = [json.loads(x) for x in log.read_text().splitlines()] if log.is_file() else []
     last: dict[str, Any] = {}
     for row in rows:
         if row["step"] == 0 or any(key.startswith("eval/") for key in row):
             last |= {k: v for k, v in row.items() if isinstance(v, int | float)}
-    cost = steps.work.cost(folder / "reward_model")
+    cost = steps.work.cost(output)
     rank = _read(steps.rank(model, seed) / "rank.json")
     if rank:
         rank = {key: rank[key] for key in ("sets", "seconds")}
@@ -113,13 +115,27 @@ def _seed(steps: Steps, model: ModelConfig, seed: int) -> dict[str, Any]:
     agreement = _read(steps.agreement(model, seed)) or {}
     return {
         "seed": seed,
-        "finished": (folder / "reward_model").is_dir(),
-        "metrics": {k: v for k, v in last.items() if k.split("/")[0] in ("eval", "data", "model")},
+        "finished": output.is_dir(),
+        "metrics": _named(last),
+        "before": _named(_first(folder / "round-1" / "metrics.jsonl")),
+        "schedule": _read(folder / "schedule.json"),
         "seconds": cost.get("seconds"),
         "cpu_seconds": cost.get("cpu_seconds"),
         "rank": rank,
         "agreement": {key: agreement[key] for key in _AGREEMENT} if agreement else None,
     }
+
+
+def _named(row: dict[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in row.items() if k.split("/")[0] in ("eval", "data", "model")}
+
+
+def _first(log: Path) -> dict[str, Any]:
+    """The first row of a fine-tuning's log: the LM as it was."""
+    if not log.is_file():
+        return {}
+    with log.open(encoding="utf-8") as rows:
+        return json.loads(next(rows, "{}"))
 
 
 def _shorten(sets: dict[str, Any], *, first: bool) -> None:
@@ -198,7 +214,7 @@ def _area(
 def _curve(steps: Steps, arm: ArmConfig, model: ModelConfig) -> Curve | None:
     seed = steps.config.seeds[0]
     cells = [Cell(arm, None, seed, 0.0)]
-    cells += [Cell(arm, model, seed, beta) for beta in sorted(strengths(steps.config, arm))]
+    cells += [Cell(arm, model, seed, beta) for beta in sorted(strengths(steps.config, arm, model))]
     found = [steps.measured(cell) for cell in cells]
     if any(f is None or PERPLEXITY not in f["metrics"] for f in found):
         return None
@@ -220,7 +236,8 @@ def _samples(steps: Steps, arm: ArmConfig) -> list[dict[str, Any]]:
     for model in config.models:
         beta = steps.chosen_beta(arm, model) if model in decoded(config, arm) else None
         if beta is not None:
-            columns.append((f"{model.name}, β = {beta:g}", Cell(arm, model, seed, beta)))
+            label = f"{model.name}, β = {beta:g}" if beta else model.name
+            columns.append((label, Cell(arm, model, seed, beta)))
     texts: dict[str, list[dict[str, str]]] = {}
     for label, cell in columns:
         path = steps.texts(cell)

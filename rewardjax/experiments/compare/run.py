@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from pathlib import Path
 from typing import Any
 
-from rewardjax.config import from_dict
 from rewardjax.data.prompts import read_prompts
 from rewardjax.errors import RewardJaxError
 from rewardjax.experiments.compare import speed
@@ -18,13 +16,12 @@ from rewardjax.experiments.compare.plan import (
     planned_cells,
     speed_path,
 )
+from rewardjax.experiments.compare.programs import program_of, shared
 from rewardjax.experiments.compare.settings import CompareConfig, merge, models
-from rewardjax.experiments.compare.steps import Steps
+from rewardjax.experiments.compare.steps import Steps, judges
 from rewardjax.export import architecture
 from rewardjax.lm import open_lm
-from rewardjax.metrics.scorers import load_scorers
 from rewardjax.report.write import write_text
-from rewardjax.rewards import RewardModelConfig
 
 
 def prepare(config: CompareConfig) -> None:
@@ -36,7 +33,7 @@ def prepare(config: CompareConfig) -> None:
     opened = open_lm(config.lm, dtype=config.dtype)
     if config.perplexity_lm is not None:
         open_lm(config.perplexity_lm)
-    scorers = [scorer.name for scorer in load_scorers(config.scorers)]
+    scorers = [scorer.name for scorer in judges(config)]
     for arm in config.arms:
         need = config.protocol.prompts + (config.protocol.full_prompts if arm.full else 0)
         found = len(read_prompts(arm.prompts, arm.prompt_field, where=arm.where))
@@ -52,15 +49,11 @@ def prepare(config: CompareConfig) -> None:
                 f"scorers ({', '.join(scorers) or 'none'})"
             )
     for model in models(config):
-        settings = merge(config.training, model.settings)
-        where = f"model {model.name!r}"
-        kind = "TrainConfig" if model.teacher is None else "DistillConfig"
-        # The programs are named as strings, as in the command table: nothing here imports them.
-        programs: Any = importlib.import_module("rewardjax.train.settings")
-        from_dict(getattr(programs, kind), settings, source=where)
-        architecture(
-            from_dict(RewardModelConfig, settings.get("reward_model", {}), source=where), opened
-        )
+        settings = merge(shared(config, model), model.settings)
+        where, program = f"model {model.name!r}", program_of(model)
+        found = program.check(settings, where)
+        if not program.makes_lm:
+            architecture(found.reward_model, opened)
 
 
 def run(steps: Steps) -> None:
@@ -86,10 +79,13 @@ def run(steps: Steps) -> None:
     if config.agreement.texts:
         for seed in config.seeds:
             for model in every[1:]:
-                steps.measure_agreement(model, seed)
+                if not program_of(model).makes_lm:
+                    steps.measure_agreement(model, seed)
     if config.rank.prefixes:
         for seed in config.seeds[: config.rank.seeds]:
             for model in every:
+                if program_of(model).makes_lm:
+                    continue
                 if seed == first or not steps.reads_candidates(model):
                     steps.analyse_rank(model, seed)
     if config.controls:

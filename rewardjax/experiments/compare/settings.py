@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import tyro
 
@@ -23,9 +23,13 @@ class ModelConfig:
     name: str = ""
     """how it is called in tables and figures"""
     settings: dict[str, Any] = field(default_factory=dict)
-    """settings of `train reward-model` (or `train distill`) over those in `training`"""
+    """settings of its program over those in `training` (or `nado`, `attribute`)"""
+    program: Literal["reward-model", "nado", "attribute"] = "reward-model"
+    """of `rewardjax train`: on labels, by an oracle's word on the LM's samples, or the LM itself
+    (which then decodes alone: it has no strength)"""
     teacher: str | None = None
-    """distil from this model of the comparison (its first seed); unset: train on the labels"""
+    """distil from this model of the comparison (its first seed), or fine-tune the LM by it; unset:
+    train on the labels"""
     decode: bool = True
     """also decode with it; False: train it and compare held-out error and rank only"""
     full: bool = True
@@ -156,6 +160,10 @@ class CompareConfig:
     """its precision"""
     training: YamlOnly[dict[str, Any]] = field(default_factory=dict)
     """settings of `train reward-model` that all models share (data, optim …)"""
+    nado: YamlOnly[dict[str, Any]] = field(default_factory=dict)
+    """settings of `train nado` that all models of that program share"""
+    attribute: YamlOnly[dict[str, Any]] = field(default_factory=dict)
+    """settings of `train attribute` that all fine-tuned LMs share"""
     models: YamlOnly[tuple[ModelConfig, ...]] = ()
     """the reward models; the first is the one that the others are compared with"""
     sweeps: YamlOnly[tuple[SweepConfig, ...]] = ()
@@ -171,6 +179,9 @@ class CompareConfig:
     protocol: ProtocolConfig = field(default_factory=ProtocolConfig)
     scorers: tuple[str, ...] = ()
     """judges, as of `rewardjax evaluate`"""
+    oracles: YamlOnly[dict[str, dict[str, Any]]] = field(default_factory=dict)
+    """further judges of continuations, as `oracle` of `train nado`: the share that satisfies them
+    is NAME.satisfied_rate"""
     perplexity_lm: str | None = None
     """an LM that had no part in the texts"""
     rank: RankConfig = field(default_factory=RankConfig)
@@ -185,8 +196,12 @@ class CompareConfig:
     @property
     def inputs(self) -> set[str]:
         """Every file that is read: those of `files`, and those that the YAML names itself."""
-        settings = [self.training, *(m.settings for m in (*self.models, *self.sweeps))]
-        named = [each.get("data", {}).get("path") for each in settings]
+        settings = [self.training, self.nado, self.attribute]
+        settings += [m.settings for m in (*self.models, *self.sweeps)]
+        parts = ("data", "prompts")
+        named = [each.get(part, {}).get("path") for each in settings for part in parts]
+        named += [each.get("oracle", {}).get("scorer") for each in settings]
+        named += [oracle.get("scorer") for oracle in self.oracles.values()]
         named += [arm.prompts for arm in self.arms]
         named += [self.lm, self.perplexity_lm, self.agreement.texts, *self.scorers]
         named += [prefixes.partition("=")[2] or prefixes for prefixes in self.rank.prefixes]
@@ -213,7 +228,9 @@ def decoded(config: CompareConfig, arm: ArmConfig) -> list[ModelConfig]:
 def strengths(
     config: CompareConfig, arm: ArmConfig, model: ModelConfig | None = None
 ) -> tuple[float, ...]:
-    """The β of an arm's curves, or of one model's curve."""
+    """The β of an arm's curves, or of one model's curve: a fine-tuned LM has none, which is 0."""
+    if model is not None and model.program == "attribute":
+        return (0.0,)
     return (model and model.betas) or arm.betas or config.betas
 
 

@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 import rewardjax as rj
+from rewardjax.experiments.compare.programs import program_of
 from rewardjax.experiments.compare.settings import models
 from rewardjax.experiments.compare.steps import Steps
 from rewardjax.experiments.prompts import PROMPTS
@@ -26,10 +27,8 @@ def measure(steps: Steps) -> dict[str, Any]:
     lm = rj.load_lm(config.lm, dtype=config.dtype)
     candidates: dict[str, Any] = {"unguided": None}
     for model in models(config):
-        if model.decode:
-            candidates[model.name] = rj.load_reward_model(
-                steps.reward_model(model, config.seeds[0])
-            )
+        if model.decode and not program_of(model).makes_lm:
+            candidates[model.name] = rj.load_reward_model(steps.trained(model, config.seeds[0]))
     settings: dict[str, Any] = {
         "num_samples": -(-ROWS // len(PROMPTS[:16])),
         "max_new_tokens": config.protocol.max_new_tokens,

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from rewardjax.config import to_plain
+from rewardjax.config import from_dict, to_plain
 from rewardjax.data.generations import read_rows
+from rewardjax.experiments.compare.programs import program_of, shared
 from rewardjax.experiments.compare.settings import (
     ArmConfig,
     CompareConfig,
@@ -23,6 +24,7 @@ from rewardjax.experiments.compare.workspace import Workspace
 from rewardjax.lm import LM, load_lm
 from rewardjax.metrics.evaluation import evaluate
 from rewardjax.metrics.scorers import Scorer, load_scorers
+from rewardjax.oracle import OracleConfig, as_scorer
 from rewardjax.progress import bar
 from rewardjax.report.write import write_text
 from rewardjax.rewards import PARAMETRIZATIONS
@@ -60,26 +62,29 @@ class Steps:
 
     def training(self, model: ModelConfig, seed: int) -> dict[str, Any]:
         """All settings of a training run, as its command's YAML has them (without run_dir)."""
-        shared = {"lm": self.config.lm, "dtype": self.config.dtype, "seed": seed}
-        settings = merge(merge(self.config.training, model.settings), shared)
+        program = program_of(model)
+        own: dict[str, Any] = {"lm": self.config.lm, "seed": seed}
+        if not program.makes_lm:  # that one is trained in float32
+            own["dtype"] = self.config.dtype
+        settings = merge(merge(shared(self.config, model), model.settings), own)
         if model.teacher is not None:
             teacher = next(m for m in models(self.config) if m.name == model.teacher)
-            settings["teacher"] = str(self.reward_model(teacher, self.config.seeds[0]))
+            settings[program.teacher] = str(self.trained(teacher, self.config.seeds[0]))
         return settings
 
-    def reward_model(self, model: ModelConfig, seed: int) -> Path:
-        """Folder of a trained reward model."""
-        return self.run_dir(model, seed) / "reward_model"
+    def trained(self, model: ModelConfig, seed: int) -> Path:
+        """Folder of a trained reward model, or of a fine-tuned LM."""
+        folder = self.run_dir(model, seed)
+        return program_of(model).output(folder, self.training(model, seed))
 
     def train(self, model: ModelConfig, seed: int) -> None:
-        """Train one reward model."""
+        """Train one model."""
         folder = self.run_dir(model, seed)
-        words = ("train", "reward-model" if model.teacher is None else "distill")
         settings = folder.with_suffix(folder.suffix + ".yaml")
         write_text(settings, _yaml(self.training(model, seed)))
         resume = ["--resume"] if (folder / "config.yaml").is_file() else []
         argv = [str(settings), "--run-dir", str(folder), *resume]
-        self.work.command(folder / "reward_model", words, argv)
+        self.work.command(self.trained(model, seed), ("train", program_of(model).name), argv)
 
     # Decoding
 
@@ -98,8 +103,10 @@ class Steps:
         config, protocol, arm = self.config, self.config.protocol, cell.arm
         samples = protocol.full_samples if cell.full else protocol.samples
         count = protocol.full_prompts if cell.full else protocol.prompts
+        makes_lm = cell.model is not None and program_of(cell.model).makes_lm
+        lm = str(self.trained(cell.model, cell.seed)) if cell.model and makes_lm else config.lm
         flags = [
-            ("lm", [config.lm]),
+            ("lm", [lm]),
             ("dtype", [config.dtype]),
             ("prompts", [arm.prompts]),
             ("prompt-field", [arm.prompt_field]),
@@ -113,9 +120,9 @@ class Steps:
             ("max-new-tokens", [str(protocol.max_new_tokens)]),
             ("batch-size", [str(protocol.batch_size)]),
         ]
-        if cell.model is not None:
+        if cell.model is not None and not makes_lm:
             flags += [
-                ("reward-model", [str(self.reward_model(cell.model, cell.seed))]),
+                ("reward-model", [str(self.trained(cell.model, cell.seed))]),
                 ("beta", [f"{cell.beta:g}"]),
                 *([("link", [cell.model.link])] if cell.model.link else []),
                 *([("invert", [])] if arm.invert else []),
@@ -132,6 +139,7 @@ class Steps:
             list(config.scorers),
             config.perplexity_lm,
             config.protocol.perplexity_samples,
+            *([config.oracles] if config.oracles else []),
         ]
         return self.work.place("numbers", _name(cell), behind, ".json")
 
@@ -142,7 +150,7 @@ class Steps:
         def make() -> None:
             rows = read_rows(texts)
             if self._scorers is None:
-                self._scorers = load_scorers(config.scorers)
+                self._scorers = judges(config)
             if self._judge_lm is None and config.perplexity_lm is not None:
                 self._judge_lm = load_lm(config.perplexity_lm)
             with bar("perplexity", len(rows)) as advance:
@@ -229,7 +237,7 @@ class Steps:
         """Rank of a model's raw reward matrix."""
         rank, out = self.config.rank, self.rank(model, seed)
         argv = ["--lm", self.config.lm, "--lm-dtype", self.config.dtype]
-        argv += ["--reward-model", str(self.reward_model(model, seed))]
+        argv += ["--reward-model", str(self.trained(model, seed))]
         argv += ["--prefixes", *rank.prefixes, "--text-field", rank.text_field]
         argv += ["--num-prefixes", str(rank.num_prefixes), "--columns", rank.columns]
         argv += ["--check-prefixes", str(rank.check_prefixes), "--out", str(out), "--resume"]
@@ -250,7 +258,7 @@ class Steps:
         """Rewards of a model beside those of the first one, on the same tokens."""
         config, out = self.config.agreement, self.agreement(model, seed)
         argv = ["--lm", self.config.lm, "--lm-dtype", self.config.dtype]
-        argv += ["--reward-model", str(self.reward_model(model, seed))]
+        argv += ["--reward-model", str(self.trained(model, seed))]
         argv += ["--teacher", str(self._reference())]
         argv += ["--texts", str(config.texts), "--text-field", config.text_field]
         argv += ["--num-texts", str(config.num_texts)]
@@ -258,7 +266,20 @@ class Steps:
         self.work.command(out, ("analyze", "agreement"), argv)
 
     def _reference(self) -> Path:
-        return self.reward_model(models(self.config)[0], self.config.seeds[0])
+        return self.trained(models(self.config)[0], self.config.seeds[0])
+
+
+def judges(config: CompareConfig) -> list[Scorer]:
+    """What the texts are judged by: scorers, and oracles as scorers.
+
+    Raises:
+      RewardJaxError: as `load_scorer` and `open_oracle`.
+    """
+    oracles = [
+        as_scorer(name, from_dict(OracleConfig, fields, source=f"oracle {name!r}"))
+        for name, fields in config.oracles.items()
+    ]
+    return [*load_scorers(config.scorers), *oracles]
 
 
 def _value(numbers: dict[str, Any], key: str, *, missing: float) -> float:
@@ -269,6 +290,9 @@ def _value(numbers: dict[str, Any], key: str, *, missing: float) -> float:
 
 def _kind(model: ModelConfig, settings: dict[str, Any]) -> str:
     """What a model is, whatever it is called: comparisons may call the same one differently."""
+    program = program_of(model)
+    if program.name in ("nado", "attribute"):
+        return program.name
     kind = settings.get("reward_model", {}).get("parametrization", "arm")
     return f"{kind}-distilled" if model.teacher else kind
 

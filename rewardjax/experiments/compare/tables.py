@@ -128,7 +128,7 @@ def _whole(value: float, digits: int) -> str:
 
 def _others(results: Results, arm: dict[str, Any], shown: dict[str, dict[str, Any]]) -> list[str]:
     """Metric keys worth a column besides the arm's own and perplexity."""
-    ends = (".positive_rate", ".toxic_rate", ".average_max_toxicity")
+    ends = (".positive_rate", ".toxic_rate", ".average_max_toxicity", ".satisfied_rate")
     judged = [key for key in results["measures"] if key.endswith(ends) and key != arm["metric"]]
     keys = [*judged, "dist-2", "dist-3", "kl", "clipped"]
     return [key for key in keys if any(key in one["metrics"] for one in shown.values())]
@@ -139,9 +139,9 @@ def _title(full: bool) -> str:
 
 
 def _label(name: str, one: dict[str, Any]) -> str:
-    return (
-        f"{name}, β\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{one['beta']:g}" if one["model"] else name
-    )
+    if not one["beta"]:  # unguided, or a fine-tuned LM
+        return name
+    return f"{name}, β\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{one['beta']:g}"
 
 
 def _corner(plain: dict[str, Any]) -> Cell:
