@@ -63,6 +63,7 @@ _LEAST = {
     "objective.consistency_weight": 0,
     "prompts.seed": 0,
     "prompts.limit": 1,
+    "prompts.offset": 0,
 }
 
 

@@ -75,6 +75,7 @@ _LEAST = {
     "optim.weight_decay": 0,
     "prompts.seed": 0,
     "prompts.limit": 1,
+    "prompts.offset": 0,
     "seed": 0,
 }
 

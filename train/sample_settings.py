@@ -27,6 +27,8 @@ class PromptsConfig:
     """Of the tasks."""
     limit: int | None = None
     """Take so many (unset: all; of arithmetic 200)."""
+    offset: int = 0
+    """Of a file: leave out so many first, of those that `seed` draws."""
     seed: int | None = None
     """Draw them at random by it (unset: in the order of the file; of arithmetic 0)."""
 
@@ -55,8 +57,9 @@ def check_prompts(prompts: PromptsConfig) -> None:
     """Refuse what has no meaning together. Raises RewardJaxError."""
     if prompts.task == "arithmetic" and prompts.path is not None:
         raise RewardJaxError("prompts.path has no meaning for arithmetic; leave it out")
-    if prompts.task is not None and prompts.where:
-        raise RewardJaxError("prompts.where has no meaning for tasks; leave it out")
+    for name in ("where", "offset"):
+        if prompts.task is not None and getattr(prompts, name):
+            raise RewardJaxError(f"prompts.{name} has no meaning for tasks; leave it out")
 
 
 def resolved(config: SampleConfig, vocab_size: int) -> SampleConfig:

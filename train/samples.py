@@ -50,7 +50,7 @@ def read_tasks(config: PromptsConfig) -> tuple[list[PromptRow], dict[int, Task]]
     draw = Draw(config.limit, 0, config.seed)
     if config.task is None:
         assert config.path is not None
-        limits = {"limit": config.limit, "shuffle_seed": config.seed}
+        limits = {"limit": config.limit, "offset": config.offset, "shuffle_seed": config.seed}
         rows = read_prompts(config.path, config.prompt_field, where=config.where, **limits)
         return rows, {}
     if config.task == "arithmetic":

@@ -38,6 +38,8 @@ class ModelConfig:
     """what β multiplies, as of `decode guided`; unset: what it was trained for"""
     betas: tuple[float, ...] = ()
     """strengths of its curves, as another link may need; unset: those of the arm"""
+    invert: bool | None = None
+    """lower what it was trained for, or raise it; unset: as the arm says"""
 
 
 @dataclass(frozen=True)

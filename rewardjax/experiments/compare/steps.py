@@ -125,7 +125,7 @@ class Steps:
                 ("reward-model", [str(self.trained(cell.model, cell.seed))]),
                 ("beta", [f"{cell.beta:g}"]),
                 *([("link", [cell.model.link])] if cell.model.link else []),
-                *([("invert", [])] if arm.invert else []),
+                *([("invert", [])] if _inverts(cell.model, arm) else []),
             ]
         return flags
 
@@ -295,6 +295,10 @@ def _kind(model: ModelConfig, settings: dict[str, Any]) -> str:
         return program.name
     kind = settings.get("reward_model", {}).get("parametrization", "arm")
     return f"{kind}-distilled" if model.teacher else kind
+
+
+def _inverts(model: ModelConfig, arm: ArmConfig) -> bool:
+    return arm.invert if model.invert is None else model.invert
 
 
 def _name(cell: Cell) -> str:
