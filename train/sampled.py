@@ -53,7 +53,8 @@ def log_weights(
     """log p(y|x) - log q(y|x) of each completion, float64.
 
     q is the distribution that it was drawn from, by the row's own record. p is the LM at
-    temperature 1 among the same candidates: the k most probable tokens, renormalised.
+    temperature 1 among the same candidates: the k most probable tokens, renormalised by what the
+    cached states say of their share (states kept in bfloat16 round it).
 
     Raises:
       RewardJaxError: rows without the two log-probabilities of each token.

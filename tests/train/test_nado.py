@@ -13,7 +13,7 @@ from rewardjax.cli import main
 from rewardjax.data.generations import read_rows
 from rewardjax.errors import RewardJaxError
 from rewardjax.export import load_reward_model
-from rewardjax.train import nado, nado_settings, samples, trainer
+from rewardjax.train import nado, nado_settings, trainer
 from rewardjax.train.nado_evaluation import calibration_error
 from rewardjax.train.nado_settings import NadoConfig
 from rewardjax.train.runs import read
@@ -33,7 +33,8 @@ def job(tmp_path, tiny_lm_dir, monkeypatch):
         argv = ["train", "nado", "--lm", str(tiny_lm_dir), "--run-dir", run_dir]
         argv += ["--prompts.path", "prompts.txt", "--oracle.pattern", VOWELS]
         argv += ["--sampling.num-samples", 16, "--sampling.max-new-tokens", 4]
-        argv += ["--sampling.top-k", 12, "--held-out", 0.25, "--optim.learning-rate", 0.02]
+        argv += ["--sampling.batch-size", 192, "--sampling.top-k", 12, "--held-out", 0.25]
+        argv += ["--optim.learning-rate", 0.02]
         argv += ["--optim.steps", 20, "--optim.batch-size", 16, "--eval.every", 10]
         return main([*map(str, argv), *map(str, flags)])
 
@@ -137,7 +138,7 @@ def test_two_rounds_then_decoding(job, capsys, tiny_lm, tiny_lm_dir, monkeypatch
 
     # The saved link is the default of decoding.
     argv = ["decode", "guided", "--lm", str(tiny_lm_dir), "--prompts", "prompts.txt"]
-    argv += ["--num-samples", "32", "--max-new-tokens", "4", "--top-k", "12"]
+    argv += ["--num-samples", "16", "--max-new-tokens", "4", "--top-k", "12", "--batch-size", "192"]
     guide = ["--reward-model", "run/reward_model", "--beta"]
     assert main([*argv, *guide, "1", "--out", "up.jsonl"]) == 0
     assert main([*argv, "--out", "plain.jsonl"]) == 0
@@ -152,17 +153,7 @@ def test_two_rounds_then_decoding(job, capsys, tiny_lm, tiny_lm_dir, monkeypatch
     assert job(*TWO, "--resume", "--optim.steps", 21) == 2
     assert "optim.steps differ" in capsys.readouterr().err
 
-    # Killed while it scored, and again while it trained: the same in the end, bit for bit.
-    scored, count = samples._scored, iter(range(100))
-
-    def dying(*row):
-        if next(count, None) is None:
-            raise KeyboardInterrupt
-        return scored(*row)
-
-    monkeypatch.setattr(samples, "_scored", dying)
-    assert job(*ONE, run_dir="killed") == 130
-    monkeypatch.setattr(samples, "_scored", scored)
+    # Killed while it trained: the same in the end, bit for bit (in scoring: test_probe).
     step, left = trainer.Trainer._step, iter(range(12))
 
     def stopped(self, batch):
@@ -171,7 +162,7 @@ def test_two_rounds_then_decoding(job, capsys, tiny_lm, tiny_lm_dir, monkeypatch
         return step(self, batch)
 
     monkeypatch.setattr(trainer.Trainer, "_step", stopped)
-    assert job(*ONE, "--resume", run_dir="killed") == 130
+    assert job(*ONE, run_dir="killed") == 130
     monkeypatch.setattr(trainer.Trainer, "_step", step)
     assert job(*ONE, "--resume", run_dir="killed") == 0
     assert weights_of("killed") == weights_of("run/round_1")
