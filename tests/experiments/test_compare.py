@@ -28,7 +28,17 @@ CONFIG = {
         },
         {"name": "ARM"},
         {"name": "ARM distilled", "teacher": "RAD", "link": "log_sigmoid", "betas": [2, 5]},
+        {"name": "NADO", "program": "nado", "invert": True, "full": False, "betas": [1, 5]},
     ],
+    "oracles": {"letter": {"pattern": "[ab]"}},
+    "nado": {
+        "prompts": {"path": "{prompts}", "limit": 4, "offset": 2, "seed": 0},
+        "sampling": {"num_samples": 4, "max_new_tokens": 4},
+        "oracle": {"pattern": "[ab]"},
+        "reward_model": {"parametrization": "arm"},
+        "optim": {"steps": 2, "batch_size": 4},
+        "held_out": 0.25,
+    },
     "sweeps": [
         {
             "name": "rank",
@@ -79,7 +89,12 @@ CONFIG = {
     "agreement": {"texts": "{texts}", "num_texts": 10, "num_candidates": 3},
 }
 
-BETAS = {"RAD": (5.0, 10.0), "ARM": (5.0, 10.0), "ARM distilled": (2.0, 5.0)}
+BETAS = {
+    "RAD": (5.0, 10.0),
+    "ARM": (5.0, 10.0),
+    "ARM distilled": (2.0, 5.0),
+    "NADO": (1.0, 5.0),
+}
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +136,8 @@ def test_every_cell_is_measured(results):
     for name, betas in BETAS.items():
         expected |= {(name, 0, beta, False) for beta in betas}
         expected.add((name, 1, chosen[name], False))
-        expected.add((name, 0, chosen[name], True))
+        if name != "NADO":
+            expected.add((name, 0, chosen[name], True))
     assert cells == expected
     # the second arm: one of the models, the first seed, its own β, no full protocol
     assert down == {(None, 0, 0.0, False), ("ARM", 0, 20.0, False)}
@@ -168,7 +184,7 @@ def test_a_models_own_link_decodes(results):
 
 def test_models_say_what_they_cost(results):
     by_name = {model["name"]: model for model in results["models"]}
-    assert [m["reads_per_token"] for m in results["models"][:3]] == [5, 0, 0]
+    assert [m["reads_per_token"] for m in results["models"][:4]] == [5, 0, 0, 0]
     assert by_name["ARM distilled"]["teacher"] == "RAD"
     for model in results["models"]:
         for seed in model["seeds"]:
@@ -183,6 +199,23 @@ def test_models_say_what_they_cost(results):
         "unguided",
         *(name for name in by_name if not name.startswith("rank")),
     }
+
+
+def test_an_oracle_judges_every_cell(inputs, results):
+    text = results["measures"]["letter.satisfied_rate"]
+    assert text["name"] == "satisfied rate"
+    for cell in results["cells"]:
+        assert 0 <= cell["metrics"]["letter.satisfied_rate"]["value"] <= 1
+    path = next((inputs / "out" / "texts").glob("down-unguided*.jsonl"))
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    (down,) = (c for c in results["cells"] if c["arm"] == "down" and c["model"] is None)
+    share = np.mean(["a" in row["text"] or "b" in row["text"] for row in rows])
+    assert down["metrics"]["letter.satisfied_rate"]["value"] == float(f"{share:.6g}")
+    commands = [words for words in results["commands"] if "/nado-s" in words]
+    assert sum(words.startswith("rewardjax train nado") for words in commands) == 2  # seeds
+    guided = [words for words in commands if "decode guided" in words]
+    assert guided
+    assert all("--invert" in words for words in guided)
 
 
 def test_agreement_with_the_first_model(inputs, results):
