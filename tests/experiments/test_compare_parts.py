@@ -112,7 +112,7 @@ def test_the_estimate_counts_a_pass_over_the_texts_once(tmp_path, tiny_lm_dir):
     read = 2 * 10 * TEXT * weights(opened.config)  # one pass of the LM
     trained = [3 * read, read, read, 0, 3 * read + 9 * read]
     assert list(trainings(steps, opened)) == [*trained, 3 * read, 0, 0, 0, 3 * read]
-    steps.reward_model(models[1], 0).mkdir(parents=True)
+    steps.trained(models[1], 0).mkdir(parents=True)
     assert list(trainings(steps, opened)) == [
         *trained[:1],
         *trained[2:],
