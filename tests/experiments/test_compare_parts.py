@@ -6,9 +6,15 @@ import pytest
 
 from rewardjax.errors import RewardJaxError
 from rewardjax.experiments.compare.cost import TEXT, trainings, weights
+from rewardjax.experiments.compare.lm_tables import of_lms
 from rewardjax.experiments.compare.provenance import public
-from rewardjax.experiments.compare.settings import ArmConfig, CompareConfig, ModelConfig
-from rewardjax.experiments.compare.steps import Steps
+from rewardjax.experiments.compare.settings import (
+    ArmConfig,
+    CompareConfig,
+    ModelConfig,
+    strengths,
+)
+from rewardjax.experiments.compare.steps import Cell, Steps
 from rewardjax.experiments.compare.workspace import Workspace
 from rewardjax.lm import open_lm
 
@@ -122,3 +128,55 @@ def test_the_estimate_counts_a_pass_over_the_texts_once(tmp_path, tiny_lm_dir):
         0,
         3 * read,
     ]
+
+
+def test_a_fine_tuned_lm_decodes_alone_by_what_a_nado_taught_it(tmp_path, monkeypatch):
+    nado = ModelConfig("nado", program="nado")
+    tuned = ModelConfig("tuned", {"rounds": 2}, program="attribute", teacher="nado")
+    arm = ArmConfig(name="a", prompts="p.txt", metric="v.toxic_rate", invert=True)
+    config = CompareConfig(
+        out=str(tmp_path),
+        models=(nado, tuned),
+        arms=(arm,),
+        nado={"held_out": 0.2},
+        attribute={"data": {"path": "texts.tsv"}},
+        training={"data": {"path": "labelled.tsv"}},
+        seeds=(3,),
+    )
+    steps = Steps(config, Workspace(config))
+    assert steps.training(nado, 3) == {
+        "held_out": 0.2, "lm": config.lm, "seed": 3, "dtype": "float32"
+    }  # fmt: skip
+    assert steps.training(tuned, 3) == {
+        "data": {"path": "texts.tsv"},
+        "rounds": 2,
+        "lm": config.lm,
+        "seed": 3,
+        "reward_model": str(steps.run_dir(nado, 3) / "reward_model"),
+    }
+    lm = steps.run_dir(tuned, 3) / "round-2" / "lm"
+    assert steps.trained(tuned, 3) == lm
+    assert strengths(config, arm, tuned) == (0.0,)
+    ran = []
+    monkeypatch.setattr(steps.work, "command", lambda out, words, argv: ran.append((words, argv)))
+    steps.train(tuned, 3)
+    steps.decode(Cell(arm, tuned, 3, 0.0))
+    (words, _), (_, argv) = ran
+    assert words == ("train", "attribute")
+    assert argv[argv.index("--lm") + 1] == str(lm)
+    assert not {"--reward-model", "--beta", "--invert"} & set(argv)
+
+
+def test_the_table_of_fine_tuned_lms_begins_with_the_lm_before():
+    schedule = {"scheme": "parallel", "updates": 8, "seconds": 50.0,
+                "critical_path": {"updates": 4}}  # fmt: skip
+    seed = {"finished": True, "cpu_seconds": 70.0, "schedule": schedule}
+    seed |= {"before": {"eval/perplexity": 30.0}, "metrics": {"eval/perplexity": 20.0}}
+    tuned = {"name": "tuned", "program": "attribute", "seeds": [seed]}
+    table = of_lms({"models": [{"name": "ARM", "program": "reward-model", "seeds": []}, tuned]})
+    assert table is not None
+    before, after = ([cell.value for cell in row] for row in table.rows)
+    assert before[:2] == ["the LM before", "30.0"]
+    assert after[:2] == ["tuned", "20.0"]
+    assert after[-4:] == ["8", "4", "50.0", "70.0"]
+    assert of_lms({"models": []}) is None
