@@ -31,6 +31,10 @@ COMMANDS: dict[tuple[str, ...], tuple[str, str]] = {
         "rewardjax.train.probe:main",
         "train a score of whole completions on the LM's hidden states",
     ),
+    ("train", "attribute"): (
+        "rewardjax.train.attribute:main",
+        "fine-tune the LM itself towards an attribute, by a reward model and texts",
+    ),
     ("train", "judge"): (
         "rewardjax.train.judge:main",
         "fit a judge of sentiment or toxicity on labelled texts",

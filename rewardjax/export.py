@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import re
-import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +30,7 @@ from rewardjax.lm import LM, LMConfig, OpenedLM, first_layers, open_lm, unstack_
 from rewardjax.lm.checks import check_config, mapping
 from rewardjax.lm.config import freeze
 from rewardjax.lm.params import cut_config, param_shapes
+from rewardjax.lm.save import new_folder
 from rewardjax.rewards import RewardModel, RewardModelConfig, RewardParams, build
 from rewardjax.sharding import place
 
@@ -218,10 +217,7 @@ def save_reward_model(
 
 
 def _write(directory: Path, trained: TrainedRewardModel, tensors: dict[str, np.ndarray]) -> None:
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=directory.parent, prefix=".reward_model-") as scratch:
-        new = Path(scratch) / "new"
-        new.mkdir()
+    with new_folder(directory) as new:
         save_file(tensors, new / "model.safetensors")
         transformer = trained.transformer
         description = {
@@ -233,9 +229,6 @@ def _write(directory: Path, trained: TrainedRewardModel, tensors: dict[str, np.n
             "backbone_fingerprint": trained.backbone_fingerprint,
         }
         (new / "config.json").write_text(json.dumps(description, indent=2) + "\n")
-        if directory.exists():
-            os.replace(directory, Path(scratch) / "old")
-        os.replace(new, directory)
 
 
 def load_reward_model(directory: str | Path) -> TrainedRewardModel:

@@ -12,7 +12,7 @@ from rewardjax.errors import RewardJaxError
 from rewardjax.rewards import PARAMETRIZATIONS, RewardModel
 from rewardjax.rewards.next_token import NextTokenModel
 
-from .settings import DistillConfig, RunConfig, TextsRun, TrainConfig
+from .settings import DistillConfig, TextsRun, TrainConfig
 
 _LEAST = {
     "seed": 0,
@@ -47,8 +47,8 @@ def check_least(config: object, least: Mapping[str, float]) -> None:
             raise RewardJaxError(f"{name} is {value}; expected at least {smallest}, and finite")
 
 
-def check_run(config: RunConfig) -> None:
-    """Refuse settings that every command that trains a reward model has.
+def check_run(config: Any) -> None:
+    """Refuse settings that every command that trains step by step has.
 
     Raises:
       RewardJaxError: naming the field, the value and what is expected.

@@ -26,7 +26,26 @@ def check(config: RunConfig) -> None:
     Raises:
       RewardJaxError: naming the field.
     """
-    compute, size = config.compute, config.optim.batch_size
+    check_parts(config.compute, config.optim.batch_size)
+    compute = config.compute
+    if config.reward_model.backbone == "own":
+        _check_packing(config)
+        return
+    for name in ("dtype", "remat", "packing"):
+        value, default = getattr(compute, name), getattr(ComputeConfig, name)
+        if value != default:
+            raise RewardJaxError(
+                f"compute.{name} is {value!r}, but a head on the base LM's states"
+                f" (reward_model.backbone base) has no layers of its own; set it to {default!r}"
+            )
+
+
+def check_parts(compute: ComputeConfig, size: int) -> None:
+    """Refuse a batch of `size` texts that does not split as it is to be computed.
+
+    Raises:
+      RewardJaxError: naming the field.
+    """
     if compute.accumulate < 1 or size % compute.accumulate:
         raise RewardJaxError(
             f"compute.accumulate is {compute.accumulate}; expected a divisor of"
@@ -38,16 +57,6 @@ def check(config: RunConfig) -> None:
             f"optim.batch_size is {size}; expected a multiple of {parts}, into which"
             " compute.accumulate, mesh.data and mesh.fsdp split it"
         )
-    if config.reward_model.backbone == "own":
-        _check_packing(config)
-        return
-    for name in ("dtype", "remat", "packing"):
-        value, default = getattr(compute, name), getattr(ComputeConfig, name)
-        if value != default:
-            raise RewardJaxError(
-                f"compute.{name} is {value!r}, but a head on the base LM's states"
-                f" (reward_model.backbone base) has no layers of its own; set it to {default!r}"
-            )
 
 
 def _check_packing(config: RunConfig) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 
 from rewardjax import config as settings_file
 from rewardjax import hosts
-from rewardjax.data.settings import DataConfig, fill
+from rewardjax.data.settings import fill, without_labels
 from rewardjax.errors import RewardJaxError
 from rewardjax.lm import LM
 
@@ -48,7 +48,7 @@ def distill(
     if labels is not None:  # they are at hand: they need no name to be read
         data = dataclasses.replace(data, labels=fill(data).labels)
     elif texts is not None or not checks.labelled(config):
-        data = _without_labels(data)
+        data = without_labels(data)
     config = dataclasses.replace(config, data=data)
     checks.check(config)
     config = dataclasses.replace(config, data=fill(data))
@@ -59,13 +59,6 @@ def distill(
     if texts is not None and labels is None:
         labels = np.zeros((len(texts), len(config.data.labels)))
     return execute(config, lm, texts, labels)
-
-
-def _without_labels(data: DataConfig) -> DataConfig:
-    """Texts alone: a constant in place of labels, so that no column of theirs is read."""
-    if data.constant_label is not None:
-        return data
-    return dataclasses.replace(data, constant_label=fill(data).label_min, label_map=())
 
 
 def main(argv: list[str]) -> int:

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key, Num
 
 from rewardjax.objectives import (
     cumulative_bce,
@@ -27,7 +27,7 @@ from .settings import DistillObjectiveConfig, ObjectiveConfig
 LOSSES = {"mse": cumulative_mse, "bce": cumulative_bce}
 Terms = tuple[Float[Array, ""], Float[Array, ""]]
 """the objective without its regulariser, and that (unweighted; 0 when it is off)"""
-Sizes = tuple[Int[Array, ""], Int[Array, ""]]
+Sizes = tuple[Num[Array, ""], Num[Array, ""]]
 
 
 class Inputs(NamedTuple):
@@ -55,7 +55,11 @@ class Inputs(NamedTuple):
 
 @runtime_checkable
 class Loss(Protocol):
-    """Terms of a batch; each is a mean over the batch's texts or positions, without padding."""
+    """Terms of a batch; each is a mean over the batch's texts or positions, without padding.
+
+    `model` and `inputs` are what the loss is made for: a reward model and `Inputs`, or an LM that
+    is fine-tuned and what it reads (`attribute_loss`).
+    """
 
     regulariser: ClassVar[str]
     """what the second term is called in logs"""
@@ -71,11 +75,11 @@ class Loss(Protocol):
         ...
 
     def __call__(
-        self, model: RewardModel, params: RewardParams, inputs: Inputs, keys: Key[Array, "B"]
+        self, model: Any, params: RewardParams, inputs: Any, keys: Key[Array, "B"]
     ) -> Terms: ...
 
-    def sizes(self, model: RewardModel, lengths: Int[Array, "B"]) -> Sizes:
-        """How many texts or positions each term is a mean of."""
+    def sizes(self, model: Any, inputs: Any) -> Sizes:
+        """How many texts or positions (or what weight of them) each term is a mean of."""
         ...
 
 
@@ -112,8 +116,8 @@ class LabelLoss:
         texts = jnp.where(lengths > 0, values, 0.0)
         return texts.sum() / jnp.maximum(jnp.sum(lengths > 0), 1), prior
 
-    def sizes(self, model: RewardModel, lengths: Int[Array, "B"]) -> Sizes:
-        return jnp.sum(lengths > 0), _scored(lengths, model.first_scored)
+    def sizes(self, model: RewardModel, inputs: Inputs) -> Sizes:
+        return jnp.sum(inputs.lengths > 0), _scored(inputs.lengths, model.first_scored)
 
 
 @dataclass(frozen=True)
@@ -151,7 +155,8 @@ class TeacherLoss:
             return delta_distillation(*args, self.config.level_weight), prior
         return distillation(*args), prior
 
-    def sizes(self, model: RewardModel, lengths: Int[Array, "B"]) -> Sizes:
+    def sizes(self, model: RewardModel, inputs: Inputs) -> Sizes:
+        lengths = inputs.lengths
         return _scored(lengths, self.first_scored), _scored(lengths, model.first_scored)
 
 

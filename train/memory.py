@@ -7,7 +7,7 @@ their own the sum is .8 to 1.3 times what XLA reports of the compiled program.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -21,6 +21,8 @@ from rewardjax.rewards import RewardModel, RewardParams
 from rewardjax.rewards.backbone import QUERIES
 from rewardjax.sharding import batch_parts, current
 
+from .attribute_loss import CHUNK_LOGITS, Policy
+from .attribute_run import AttributeRun
 from .run import Run
 from .settings import ComputeConfig
 
@@ -48,10 +50,7 @@ def training_need(
       params: arrays or `jax.ShapeDtypeStruct`s.
       candidates: tokens scored at each position.
     """
-    mesh = current()
-    split = 1 if mesh is None else mesh.shape["fsdp"] * mesh.shape["tensor"]
-    trainable = 4 * sum(int(np.prod(x.shape)) for x in jax.tree.leaves(params.trainable)) // split
-    copies = 5 + (compute.accumulate > 1)  # itself, two moments, its gradient, its new value
+    state = _state(params.trainable, compute)
     rows = -(-batch_size // (compute.accumulate * batch_parts()))
     body = model.transformer
     hidden = (body or model.lm).hidden_size
@@ -61,7 +60,34 @@ def training_need(
         if model.reads_candidates and candidates > 1:  # a chunk of them is computed again, whole
             queries = min(QUERIES, width * candidates)
             kept += _kept(body, ComputeConfig(dtype=compute.dtype), rows * queries, width + queries)
-    return Need(copies * trainable, kept)
+    return Need(state, kept)
+
+
+def _state(trainable: Any, compute: ComputeConfig) -> int:
+    """Bytes of what trains: itself, two moments, its gradient and its new value."""
+    return (5 + (compute.accumulate > 1)) * _bytes(trainable)
+
+
+def _bytes(tree: Any) -> int:
+    """Of arrays in float32, on a device."""
+    mesh = current()
+    split = 1 if mesh is None else mesh.shape["fsdp"] * mesh.shape["tensor"]
+    return 4 * sum(int(np.prod(x.shape)) for x in jax.tree.leaves(tree)) // split
+
+
+def lm_training_need(
+    policy: Policy, params: RewardParams, compute: ComputeConfig, batch_size: int, width: int
+) -> Need:
+    """What fine-tuning an LM takes, with batches as in `training_need`.
+
+    With LoRA the adapted weights are formed, and have a gradient, in each step. Of logits there are
+    a chunk's, some times over: θ's, θ_old's, the rewards and the gradients.
+    """
+    rows = -(-batch_size // (compute.accumulate * batch_parts()))
+    kept = _kept(policy.lm, compute, rows * width, width)
+    logits = 4 * min(CHUNK_LOGITS, rows * width * policy.lm.vocab_size) * (8 if policy.guide else 4)
+    formed = 0 if policy.lora is None else 2 * _bytes(params.frozen["lm"]["layers"])
+    return Need(_state(params.trainable, compute) + formed, kept + logits)
 
 
 def _kept(body: LMConfig, compute: ComputeConfig, tokens: int, keys: int) -> int:
@@ -80,8 +106,17 @@ def _kept(body: LMConfig, compute: ComputeConfig, tokens: int, keys: int) -> int
     return tokens * (layers * each + (all_ if each < all_ else 0))
 
 
-def check(need: Need, batch_size: int, compute: ComputeConfig, available: int | None) -> str:
+def check(
+    need: Need,
+    batch_size: int,
+    compute: ComputeConfig,
+    available: int | None,
+    smaller: str = "train fewer layers (reward_model.num_layers), or LoRA (reward_model.lora_rank)",
+) -> str:
     """What to say of it.
+
+    Args:
+      smaller: how less could train.
 
     Raises:
       RewardJaxError: more than there is, with the setting to change.
@@ -94,7 +129,7 @@ def check(need: Need, batch_size: int, compute: ComputeConfig, available: int | 
     if available is None or total <= available:
         return words
     if need.state > available:
-        mend = "train fewer layers (reward_model.num_layers), or LoRA (reward_model.lora_rank)"
+        mend = smaller
     else:
         least = -(-compute.accumulate * need.step // max(available - need.state, 1))
         parts = next((n for n in range(least, batch_size + 1) if batch_size % n == 0), batch_size)
@@ -108,4 +143,14 @@ def announce(run: Run) -> None:
     width = max(widths_for([len(run.tokens[row]) for row in run.train_rows], size))
     need = training_need(run.model, run.params, config.compute, size, width, run.loss.candidates)
     said = check(need, size, config.compute, available_memory())
+    note(said[0].upper() + said[1:])
+
+
+def announce_lm(run: AttributeRun) -> None:
+    """The same of an LM's fine-tuning."""
+    config, size = run.config, run.config.optim.batch_size
+    width = max(widths_for([len(run.tokens[row]) for row in run.train_rows], size))
+    need = lm_training_need(run.policy, run.params, config.compute, size, width)
+    mend = "train adapters (lora.rank), or a smaller LM"
+    said = check(need, size, config.compute, available_memory(), mend)
     note(said[0].upper() + said[1:])

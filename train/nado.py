@@ -14,32 +14,22 @@ scored.jsonl (`train/samples.py`). Rounds before the last have a folder each, ro
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from rewardjax.config import parse
-from rewardjax.data.completions import CompletionsConfig, read_completions
 from rewardjax.data.examples import split
-from rewardjax.data.generations import Row
-from rewardjax.data.prompts import PromptRow
-from rewardjax.export import architecture, context, load_reward_model
+from rewardjax.export import load_reward_model
 from rewardjax.lm import OpenedLM, open_lm
 from rewardjax.lock import hold
 from rewardjax.oracle import Oracle, open_oracle
-from rewardjax.sequence import Completion
 from rewardjax.sharding import use_mesh
-from rewardjax.text import EncodedPrompt, check_fit, encode_prompt
+from rewardjax.text import EncodedPrompt
 
 from . import compute, memory, nado_settings, samples
-from .nado_run import prepare
+from .nado_run import longest_text, prepare
 from .nado_settings import MAY_CHANGE, NadoConfig
 from .result import Result, report
 from .run import check_directory, write_config
-from .sample_settings import SampleConfig, resolved, sampling_config
-from .samples import Reward
 from .trainer import Trainer
 
 __all__ = ["Result", "main", "train_nado"]
@@ -62,7 +52,8 @@ def train_nado(config: NadoConfig) -> Result:
     rows, _ = samples.read_tasks(config.prompts)
     split([row.text for row in rows], config.held_out, config.seed)
     opened = open_lm(config.lm, dtype=config.dtype)
-    prompts = _encode(config, opened, rows)
+    room = longest_text(config.reward_model, opened)
+    prompts = samples.encode_prompts(opened, rows, config.sampling, room, chat=config.chat)
     directory, result = Path(config.run_dir), None
     with hold(directory, "run_dir"):
         check_directory(config, MAY_CHANGE)  # again: another run may have come first
@@ -78,21 +69,6 @@ def train_nado(config: NadoConfig) -> Result:
     return result
 
 
-def _encode(config: NadoConfig, lm: OpenedLM, rows: list[PromptRow]) -> dict[int, EncodedPrompt]:
-    """Every prompt by its index, once it is sure that it and the model fit."""
-    model = architecture(config.reward_model, lm)
-    room = context(lm, None)
-    if model.transformer is not None:  # its BOS takes one place
-        room = min(room, model.transformer.max_position_embeddings - 1)
-    prompts = {
-        row.index: encode_prompt(lm, row.text, row.index, chat=config.chat, where=row.where)
-        for row in rows
-    }
-    sampling = sampling_config(resolved(config.sampling, lm.config.vocab_size))
-    check_fit(lm, prompts.values(), sampling, room)
-    return prompts
-
-
 def _round(
     config: NadoConfig,
     number: int,
@@ -105,7 +81,7 @@ def _round(
 ) -> Result:
     """Sample, label and train once. Each round draws by a seed of its own."""
     folder.mkdir(exist_ok=True)
-    sampling = _sampling(config.sampling, number, lm)
+    sampling = samples.of_round(config.sampling, number, lm.config.vocab_size)
     rows = samples.sample(
         folder / "completions.jsonl",
         path,
@@ -115,31 +91,13 @@ def _round(
         chat=config.chat,
         guide=guide,
     )
-    scored = folder / "scored.jsonl"
-    samples.score(scored, rows, _labels(oracle))
-    labels = read_completions(CompletionsConfig(path=str(scored))).rewards
+    labels = samples.score(folder / "scored.jsonl", rows, samples.oracle_reward(oracle))
     with use_mesh(config.mesh):
         start = None if guide is None else load_reward_model(guide)
         weighted = guide is not None or sampling.temperature != 1
         run = prepare(config, lm, folder, rows, labels, prompts, sampling, weighted, start)
         memory.announce(run)
         return Trainer(run).train()
-
-
-def _sampling(config: SampleConfig, number: int, lm: OpenedLM) -> SampleConfig:
-    seed = (config.seed + number - 1) % 2**32
-    return dataclasses.replace(resolved(config, lm.config.vocab_size), seed=seed)
-
-
-def _labels(oracle: Oracle) -> Reward:
-    def score(rows: Any) -> np.ndarray:
-        return oracle([_completion(row) for row in rows])
-
-    return Reward(f"oracle {oracle.version}", score)
-
-
-def _completion(row: Row) -> Completion:
-    return Completion(row.prompt, row.text, (), row.token_ids or ())
 
 
 def main(argv: list[str]) -> int:

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Key
 
 from rewardjax.decoding.guidance import log_probabilities
 from rewardjax.lm import unembed
@@ -65,8 +65,8 @@ class NadoLoss:
         bce, consistency = (jnp.sum(inputs.weights * values) / count for values in terms)
         return bce, consistency
 
-    def sizes(self, model: RewardModel, lengths: Int[Array, "B"]) -> Sizes:
-        texts = jnp.sum(lengths > 0)
+    def sizes(self, model: RewardModel, inputs: Inputs) -> Sizes:
+        texts = jnp.sum(inputs.lengths > 0)
         return texts, texts
 
     def of_texts(

@@ -11,10 +11,9 @@ from jaxtyping import Float32
 from rewardjax.data import examples, features
 from rewardjax.data.examples import Examples
 from rewardjax.data.generations import Row
-from rewardjax.errors import RewardJaxError
-from rewardjax.export import TrainedRewardModel, start
-from rewardjax.lm import OpenedLM
-from rewardjax.rewards import RewardParams
+from rewardjax.export import TrainedRewardModel, architecture, context, start
+from rewardjax.lm import LM, OpenedLM
+from rewardjax.rewards import RewardModelConfig, RewardParams
 from rewardjax.sharding import place
 from rewardjax.text import EncodedPrompt
 
@@ -24,11 +23,20 @@ from .nado_settings import NadoConfig
 from .run import Run, init_key
 from .sample_settings import SampleConfig
 from .sampled import Sampled, check_labels, log_weights, normalised, warn_of_few
+from .samples import names_of, token_ids
+
+
+def longest_text(config: RewardModelConfig, lm: OpenedLM) -> int:
+    """Tokens of the longest text that the LM and a model of this config can read."""
+    model, room = architecture(config, lm), context(lm, None)
+    if model.transformer is None:
+        return room
+    return min(room, model.transformer.max_position_embeddings - 1)  # its BOS takes one place
 
 
 def prepare(
     config: NadoConfig,
-    opened: OpenedLM,
+    opened: LM | OpenedLM,
     directory: Path,
     rows: Sequence[Row],
     labels: Float32[np.ndarray, "N"],
@@ -50,10 +58,10 @@ def prepare(
       RewardJaxError: labels that teach nothing, or too little space on the disk.
     """
     starts = np.array([len(prompts[row.prompt_index].token_ids) for row in rows], np.int32)
-    tokens = [_ids(prompts[row.prompt_index], row) for row in rows]
+    tokens = [token_ids(prompts[row.prompt_index], row) for row in rows]
     train, held = examples.split([row.prompt for row in rows], config.held_out, config.seed)
     check_labels(labels, train)
-    lm = opened.load()
+    lm = opened.load() if isinstance(opened, OpenedLM) else opened
     model, canonical, backbone_fingerprint = start(config.reward_model, lm)
     top, states = lm.config.num_hidden_layers, None
     consistent = config.objective.consistency_weight > 0
@@ -99,7 +107,7 @@ def prepare(
         examples=Examples(
             [row.prompt + row.text for row in rows],
             labels[:, None],
-            [f"completions.jsonl:{i + 1}" for i in range(len(rows))],
+            names_of(rows),
         ),
         tokens=tokens,
         train_rows=train,
@@ -108,12 +116,3 @@ def prepare(
         targets=None,
         sampled=Sampled(starts, weights, candidates if consistent else None, numbers),
     )
-
-
-def _ids(prompt: EncodedPrompt, row: Row) -> np.ndarray:
-    if not row.token_ids:
-        raise RewardJaxError(
-            f"completions.jsonl: prompt {row.prompt_index}, sample {row.sample_index} has no"
-            " token_ids; delete the file to sample again"
-        )
-    return np.array([*prompt.token_ids, *row.token_ids], np.int32)

@@ -28,6 +28,7 @@ from rewardjax.rewards import RewardModel, RewardParams, build
 from rewardjax.sharding import place, place_batch
 
 from . import compute, targets
+from .attribute_settings import AttributeConfig
 from .checks import RESUME_MAY_CHANGE, differences, labelled
 from .losses import Inputs, LabelLoss, Loss, TeacherLoss
 from .nado_settings import NadoConfig
@@ -35,7 +36,7 @@ from .probe_settings import ProbeTrainConfig
 from .sampled import Sampled
 from .settings import DistillConfig, TextsRun
 
-AnyConfig = TextsRun | NadoConfig | ProbeTrainConfig
+AnyConfig = TextsRun | NadoConfig | AttributeConfig | ProbeTrainConfig
 LINKS = {"mse": "clip", "bce": "sigmoid"}
 """Objective → how decoding turns raw rewards into [0, 1]."""
 

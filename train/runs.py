@@ -16,7 +16,7 @@ from rewardjax.config import load_yaml, parse
 from rewardjax.errors import RewardJaxError
 from rewardjax.lock import held
 
-from .settings import NADO_METRIC, PROBE_METRIC, error_metric
+from .settings import OBJECTIVE_METRIC, PROBE_METRIC, error_metric
 
 
 @dataclass(frozen=True)
@@ -96,24 +96,32 @@ def read(run: Path) -> RunState:
     rows = [row for line in lines if (row := _row(line))]
     objective, model = _section(settings, "objective"), _section(settings, "reward_model")
     targets = objective.get("targets", "") if settings.get("teacher") else None
-    probe = isinstance(settings.get("probe"), dict)
+    probe, tuned = (isinstance(settings.get(name), dict) for name in ("probe", "nado"))
     metric = error_metric(targets if targets is None else str(targets))
     if probe:
         metric = PROBE_METRIC
-    elif "consistency_weight" in objective:
-        metric = NADO_METRIC
+    elif tuned or "consistency_weight" in objective:
+        metric = OBJECTIVE_METRIC
     scored = [(row[metric], row["step"]) for row in rows if _number(row, metric)]
     best, best_step = (max if probe else min)(scored, default=(None, None))
     result = "probe/probe.json" if probe else "reward_model/config.json"
-    state = "running" if held(run) else "finished" if (run / result).is_file() else "stopped"
+    if tuned:  # a round of a run, whose folder is held
+        result = "lm/config.json"
+    busy = held(run.parent if tuned else run)
+    state = "running" if busy else "finished" if (run / result).is_file() else "stopped"
+    kind, detail = str(model.get("parametrization", "arm")), model.get("backbone", "base")
+    if probe:
+        kind, detail = "probe", objective.get("name", "")
+    if tuned:
+        kind, detail = "the LM itself", f"λ = {objective.get('kl_weight', '')}"
     times = [row["train/seconds"] for row in rows if _number(row, "train/seconds")]
     moment = datetime.datetime.fromtimestamp(log.stat().st_mtime)
     return RunState(
         run=str(run),
         state=state,
         lm=str(settings.get("lm", "")),
-        parametrization="probe" if probe else str(model.get("parametrization", "arm")),
-        backbone=str(objective.get("name", "") if probe else model.get("backbone", "base")),
+        parametrization=kind,
+        backbone=str(detail),
         step=max((row["step"] for row in rows), default=0),
         metric=metric,
         best=best,

@@ -8,12 +8,14 @@ scored.jsonl         the same completions with their rewards: `data.path` of oth
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Float32
 
 from rewardjax.cli import program
 from rewardjax.data.arithmetic import arithmetic
@@ -23,13 +25,19 @@ from rewardjax.data.prompts import PromptRow, read_prompts
 from rewardjax.data.select import Draw
 from rewardjax.data.tasks import Task, read_gsm8k, read_mbpp
 from rewardjax.errors import RewardJaxError, short
+from rewardjax.lm import OpenedLM
+from rewardjax.oracle import Oracle
 from rewardjax.progress import bar
 from rewardjax.report.write import write_text
+from rewardjax.sequence import Completion
+from rewardjax.text import EncodedPrompt, check_fit, encode_prompt
 
-from .sample_settings import PromptsConfig, SampleConfig
+from .sample_settings import PromptsConfig, SampleConfig, resolved, sampling_config
 
 BLOCK = 64
 """Completions that are scored, and written, at once."""
+_HUGE = 3e38
+"""Of float32; integers of any length compare with it."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +47,15 @@ class Reward:
     version: str
     """what computes it: rewards of another are not gone on with"""
     score: Callable[[Sequence[Row]], np.ndarray]
+
+
+def oracle_reward(oracle: Oracle) -> Reward:
+    """An oracle's word as a reward."""
+
+    def score(rows: Sequence[Row]) -> np.ndarray:
+        return oracle([Completion(row.prompt, row.text, (), row.token_ids or ()) for row in rows])
+
+    return Reward(f"oracle {oracle.version}", score)
 
 
 def read_tasks(config: PromptsConfig) -> tuple[list[PromptRow], dict[int, Task]]:
@@ -61,6 +78,36 @@ def read_tasks(config: PromptsConfig) -> tuple[list[PromptRow], dict[int, Task]]
         tasks = [tasks[i] for i in draw.positions(len(tasks))]
     rows = [PromptRow(task.prompt, task.index, task.where) for task in tasks]
     return rows, {task.index: task for task in tasks}
+
+
+def encode_prompts(
+    lm: OpenedLM,
+    rows: Sequence[PromptRow],
+    sampling: SampleConfig,
+    room: int,
+    *,
+    chat: bool = False,
+) -> dict[int, EncodedPrompt]:
+    """Every prompt by its index, once it is sure that their samples fit.
+
+    Args:
+      room: tokens of the longest text.
+
+    Raises:
+      RewardJaxError: `file:line`: a prompt that does not fit.
+    """
+    prompts = {
+        row.index: encode_prompt(lm, row.text, row.index, chat=chat, where=row.where)
+        for row in rows
+    }
+    check_fit(lm, prompts.values(), sampling_config(resolved(sampling, lm.config.vocab_size)), room)
+    return prompts
+
+
+def of_round(sampling: SampleConfig, number: int, vocab_size: int) -> SampleConfig:
+    """`resolved`, with a seed of its own for each round (from 1)."""
+    seed = (sampling.seed + number - 1) % 2**32
+    return dataclasses.replace(resolved(sampling, vocab_size), seed=seed)
 
 
 def keep_prompts(folder: Path, prompts: Sequence[PromptRow]) -> Path:
@@ -121,23 +168,46 @@ def sample(
     return read_rows(out)
 
 
-def score(path: Path, rows: Sequence[Row], reward: Reward) -> None:
-    """Write each completion with its reward; those that the file has already are left.
+def names_of(rows: Sequence[Row]) -> list[str]:
+    """What messages call samples: their lines."""
+    return [f"completions.jsonl:{i + 1}" for i in range(len(rows))]
+
+
+def token_ids(prompt: EncodedPrompt, row: Row) -> np.ndarray:
+    """A sample's tokens behind its prompt's.
 
     Raises:
-      RewardJaxError: the file holds other completions, or rewards of something else.
+      RewardJaxError: its row has none.
     """
-    done = _recover(path, rows, reward.version)
+    if not row.token_ids:
+        raise RewardJaxError(
+            f"completions.jsonl: prompt {row.prompt_index}, sample {row.sample_index} has no"
+            " token_ids; delete the file to sample again"
+        )
+    return np.array([*prompt.token_ids, *row.token_ids], np.int32)
+
+
+def score(path: Path, rows: Sequence[Row], reward: Reward) -> Float32[np.ndarray, "N"]:
+    """Write each row with its reward; those that the file has already are left. All rewards.
+
+    Raises:
+      RewardJaxError: the file holds other texts, or rewards of something else.
+    """
+    rewards = _recover(path, rows, reward.version)
+    done = len(rewards)
     with path.open("ab") as file, bar("scoring", len(rows), done=done) as advance:
         for start in range(done, len(rows), BLOCK):
             part = rows[start : start + BLOCK]
+            values = reward.score(part).tolist()
             lines = [
                 json.dumps(_scored(row, value, reward.version), ensure_ascii=False) + "\n"
-                for row, value in zip(part, reward.score(part).tolist(), strict=True)
+                for row, value in zip(part, values, strict=True)
             ]
             file.write("".join(lines).encode("utf-8"))
             file.flush()
+            rewards += values
             advance(len(part))
+    return np.array(rewards, np.float32)
 
 
 def _scored(row: Row, reward: float, version: str) -> dict[str, object]:
@@ -152,11 +222,11 @@ def _scored(row: Row, reward: float, version: str) -> dict[str, object]:
     }
 
 
-def _recover(path: Path, rows: Sequence[Row], version: str) -> int:
-    """Cuts off what a kill left of a block; the number of rows before it."""
+def _recover(path: Path, rows: Sequence[Row], version: str) -> list[float]:
+    """Cuts off what a kill left of a block; the rewards before it."""
     if not path.exists():
-        return 0
-    sizes = [0]
+        return []
+    sizes, rewards = [0], []
     with path.open("r+b") as file:
         for number, line in enumerate(file, 1):
             if not line.endswith(b"\n"):
@@ -166,16 +236,18 @@ def _recover(path: Path, rows: Sequence[Row], version: str) -> int:
                 wanted = _scored(rows[number - 1], found.get("reward"), version)  # pyright: ignore
             except (ValueError, IndexError):
                 found, wanted = {}, {"scorer": None}
-            if found != wanted:
+            value = found.get("reward")
+            if found != wanted or not (isinstance(value, int | float) and abs(value) < _HUGE):
                 was = found.get("scorer")
                 raise RewardJaxError(
-                    f"{path}:{number}: not the completion that stands in completions.jsonl, or"
-                    f" scored by {short(was)} and not by {short(version)}; delete {str(path)!r} to"
-                    " score again"
+                    f"{path}:{number}: not the text that is to be scored there, or scored by"
+                    f" {short(was)} and not by {short(version)}; delete {str(path)!r} to score"
+                    " again"
                 )
             sizes.append(sizes[-1] + len(line))
+            rewards.append(float(value))
         whole = len(sizes) - 1
         # Whole blocks: a scorer may see what else is in its list.
         done = whole if whole == len(rows) else whole - whole % BLOCK
         file.truncate(sizes[done])
-    return done
+    return rewards[:done]

@@ -200,6 +200,6 @@ def error_metric(targets: str | None) -> str:
 
 PROBE_METRIC = "eval/expected_reward"
 """The metric of a run that trains probes: the best layer's, the larger the better."""
-
-NADO_METRIC = "eval/objective"
-"""The metric of a run that trains a NADO: what is minimised, of held-out samples."""
+OBJECTIVE_METRIC = "eval/objective"
+"""The metric of a run that trains a NADO or fine-tunes an LM: what is minimised, of held-out
+texts."""

@@ -1,4 +1,4 @@
-"""One training step of a reward model, as a pure function of the state and a batch."""
+"""One training step of what trains, as a pure function of the state and a batch."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from rewardjax.rewards import RewardModel, RewardParams
+from rewardjax.rewards import RewardParams
 from rewardjax.sharding import constrain_params, place
 
-from .losses import Inputs, Loss
+from .losses import Loss
 from .settings import OptimConfig
 
 PyTree = Any
@@ -25,7 +25,7 @@ class TrainState(NamedTuple):
     step: Int[Array, ""]
     """number of updates made"""
     trainable: PyTree
-    """the reward model's trainable tree, float32"""
+    """what the optimizer sees, float32"""
     opt_state: PyTree
     key: Key[Array, ""]
     """base key; what a step draws for its rows comes from split(fold_in(key, step), B)"""
@@ -40,7 +40,7 @@ class StepMetrics(NamedTuple):
     loss: Float[Array, ""]
     """the objective without the prior, mean over the batch's texts or positions"""
     prior: Float[Array, ""]
-    """the prior regulariser, unweighted (0 when it is off)"""
+    """the second term, unweighted (0 when it is off): the prior regulariser, or an LM's KL"""
     l2_grads: Float[Array, ""]
     """global norm of the gradients, before clipping"""
     learning_rate: Float[Array, ""]
@@ -94,12 +94,12 @@ def new_state(trainable: PyTree, tx: optax.GradientTransformation, seed: int) ->
 
 
 def loss(
-    model: RewardModel,
+    model: Any,
     objective: Loss,
     params: RewardParams,
-    inputs: Inputs,
+    inputs: Any,
     keys: Key[Array, "B"],
-    batch_lengths: Int[Array, "N"] | None = None,
+    batch: Any = None,
 ) -> tuple[Float[Array, ""], tuple[Float[Array, ""], Float[Array, ""]]]:
     """The batch's objective, and its two terms.
 
@@ -108,28 +108,29 @@ def loss(
     that is padded with rows of length 0.
 
     Args:
+      model, inputs: as `objective` takes them; `inputs.lengths` are the rows' tokens.
       keys: one for each row.
-      batch_lengths: of the whole batch, where `inputs` are a part of it. What is given back is
-        then the share of the part: over all parts it adds up to what the whole batch gives.
+      batch: the whole batch, where `inputs` are a part of it. What is given back is then the
+        share of the part: over all parts it adds up to what the whole batch gives.
     """
-    lengths = inputs.lengths if batch_lengths is None else batch_lengths
-    parts, wholes = objective.sizes(model, inputs.lengths), objective.sizes(model, lengths)
+    batch = inputs if batch is None else batch
+    parts, wholes = objective.sizes(model, inputs), objective.sizes(model, batch)
     terms = objective(model, params, inputs, keys)
     mean, prior = (
-        term * part / jnp.maximum(whole, 1)
+        term * part / jnp.where(whole > 0, whole, 1)
         for term, part, whole in zip(terms, parts, wholes, strict=True)
     )
-    return jnp.mean(lengths > 0) * (mean + objective.prior_weight * prior), (mean, prior)
+    return jnp.mean(batch.lengths > 0) * (mean + objective.prior_weight * prior), (mean, prior)
 
 
 def _gradients(state, frozen, inputs, model, objective, accumulate):
     """(loss, terms) and gradients of a batch, computed in parts that are added up."""
     keys = jax.random.split(jax.random.fold_in(state.key, state.step), len(inputs.lengths))
 
-    def of(part: Inputs, keys: Array) -> Any:
+    def of(part: Any, keys: Array) -> Any:
         def objective_of(trainable):
             params = RewardParams(trainable, frozen)
-            return loss(model, objective, params, part, keys, inputs.lengths)
+            return loss(model, objective, params, part, keys, inputs)
 
         return jax.value_and_grad(objective_of, has_aux=True)(state.trainable)
 
@@ -150,11 +151,23 @@ def _gradients(state, frozen, inputs, model, objective, accumulate):
     return jax.lax.scan(add, zero, parts)[0]
 
 
-_STATIC = ("model", "objective", "optim", "steps", "accumulate")
+class Update(NamedTuple):
+    """How a state is updated: all that a compiled step holds fast."""
+
+    model: Any
+    """what `objective` computes with: a reward model, or an LM that is fine-tuned"""
+    objective: Loss
+    optim: OptimConfig
+    steps: int
+    """length of the whole run, for the schedule"""
+    accumulate: int = 1
+    """parts that the batch is computed in, one after the other; it divides B"""
 
 
-@functools.partial(jax.jit, static_argnames=_STATIC, donate_argnames="state")
-def _train_step(state, frozen, inputs, *, model, objective, optim, steps, accumulate):
+def _updated(
+    state: TrainState, frozen: PyTree, inputs: Any, how: Update
+) -> tuple[TrainState, StepMetrics]:
+    model, objective, optim, steps, accumulate = how
     (total, (mean, prior)), grads = _gradients(state, frozen, inputs, model, objective, accumulate)
     norm = optax.tree.norm(grads)
     finite = jnp.isfinite(total) & jnp.isfinite(norm)
@@ -180,26 +193,42 @@ def _train_step(state, frozen, inputs, *, model, objective, optim, steps, accumu
     return new, StepMetrics(mean, prior, norm, jnp.asarray(rate, jnp.float32), finite)
 
 
+@functools.partial(jax.jit, static_argnames="hows", donate_argnames="states")
+def _steps(states, frozen, inputs, *, hows):
+    return tuple(map(_updated, states, frozen, inputs, hows))
+
+
+def joint_step(
+    states: tuple[TrainState, ...],
+    frozen: tuple[PyTree, ...],
+    inputs: tuple[Any, ...],
+    hows: tuple[Update, ...],
+) -> tuple[tuple[TrainState, StepMetrics], ...]:
+    """Updates of several states that do not depend on each other, as one program.
+
+    Each is `train_step`'s; the old states are donated. XLA is free to run them at the same time.
+    """
+    return _steps(states, frozen, inputs, hows=hows)
+
+
 def train_step(
     state: TrainState,
     frozen: PyTree,
-    inputs: Inputs,
+    inputs: Any,
     *,
-    model: RewardModel,
+    model: Any,
     objective: Loss,
     optim: OptimConfig,
     steps: int,
     accumulate: int = 1,
 ) -> tuple[TrainState, StepMetrics]:
-    """One update; the old state is donated.
+    """One update (see `Update` for the arguments); the old state is donated.
 
     A non-finite loss or gradient leaves the parameters and moments as they were, unless
     `optim.non_finite` is `warn`.
 
     Args:
-      frozen: the reward model's frozen tree, an argument so that it is no constant of the program.
-      steps: length of the whole run, for the schedule.
-      accumulate: parts that the batch is computed in, one after the other; it divides B.
+      frozen: the model's frozen tree, an argument so that it is no constant of the program.
     """
-    static = {"model": model, "objective": objective, "optim": optim}
-    return _train_step(state, frozen, inputs, steps=steps, accumulate=accumulate, **static)
+    how = Update(model, objective, optim, steps, accumulate)
+    return joint_step((state,), (frozen,), (inputs,), (how,))[0]

@@ -20,7 +20,7 @@ from rewardjax import hosts, progress
 from rewardjax.checkpoint import Checkpoints, newest
 from rewardjax.data.batches import Batch, ordered_batches, training_batches
 from rewardjax.errors import RewardJaxError
-from rewardjax.export import save_reward_model
+from rewardjax.export import TrainedRewardModel, save_reward_model
 from rewardjax.lm import LM
 from rewardjax.lock import hold
 from rewardjax.rewards import RewardParams
@@ -34,18 +34,23 @@ from .losses import TeacherLoss
 from .nado_evaluation import judge_beliefs
 from .nado_loss import NadoLoss
 from .result import Result
-from .run import Run, check_directory, prepare, write_config
-from .settings import NADO_METRIC, TextsRun, error_metric
+from .run import check_directory, prepare, write_config
+from .settings import OBJECTIVE_METRIC, TextsRun, error_metric
 from .signals import stop_request
-from .step import StepMetrics, new_state, optimizer, train_step
+from .step import StepMetrics, Update, new_state, optimizer, train_step
 from .teacher_evaluation import compare
 from .watch import LossWatch, NonFinite, dead_outputs
 
 
 class Trainer:
-    """The objects with identity of one run: data iterator, checkpoints, log."""
+    """The objects with identity of one run: data iterator, checkpoints, log.
 
-    def __init__(self, run: Run) -> None:
+    This one trains reward models. Of a run it needs what `Run` has; how a batch is stepped over and
+    evaluated, and what is noted of the place where a run stands, are methods of their own, which
+    other trainers replace.
+    """
+
+    def __init__(self, run: Any) -> None:
         config, optim = run.config, run.config.optim
         data = (run.tokens, run.examples.labels)
         self.run = run
@@ -64,13 +69,42 @@ class Trainer:
         self.steps = optim.steps or max(1, round(optim.epochs * self.epoch))
         self.eval_every = config.eval.every or self.epoch
         self.save_every = config.checkpoint.every or self.eval_every
-        self.state = new_state(run.params.trainable, optimizer(optim, self.steps), config.seed)
+        tx = optimizer(optim, self.steps)
+        self.state: Any = new_state(run.params.trainable, tx, config.seed)
         self.metrics: dict[str, Any] = {}
         self.seconds = 0.0
         self.non_finite, self.spikes = NonFinite(optim), LossWatch()
         self._clock, self._pace = time.perf_counter(), (0.0, 0.0)
 
     def train(self) -> Result:
+        run = self.run
+        trainable, rows, made = self.fit()
+        return Result(
+            run.directory,
+            self.export(trainable),
+            self.metrics,
+            rows,
+            made,
+            self.seconds,
+            size(run.params.trainable),
+            run.examples.skipped,
+        )
+
+    def export(self, trainable: Any) -> TrainedRewardModel:
+        """Save a reward model as RUN_DIR/reward_model."""
+        run = self.run
+        return save_reward_model(
+            run.directory / "reward_model",
+            run.config.reward_model,
+            trainable,
+            run.lm,
+            link=run.link,
+            transformer=run.model.transformer,
+            backbone_fingerprint=run.backbone_fingerprint,
+        )
+
+    def fit(self) -> tuple[Any, list[dict[str, Any]], int]:
+        """Make the updates that are left; what trained, the rows of the log, and all updates."""
         run, checkpoint = self.run, self.run.config.checkpoint
         directory = run.directory / "checkpoints"
         options = {"every": self.save_every, "keep": checkpoint.keep, "metric": self._error_name}
@@ -81,39 +115,19 @@ class Trainer:
                 self._loop(step, checkpoints, log)
             finally:
                 log.close()
-            trainable = self.state.trainable
             if checkpoint.export == "best" and checkpoints.best is not None:
                 checkpoints.wait()
                 best = checkpoints.restore(self.state, checkpoints.best)
-                trainable, self.metrics = best.state.trainable, best.note["metrics"]
-        reward_model = save_reward_model(
-            run.directory / "reward_model",
-            run.config.reward_model,
-            trainable,
-            run.lm,
-            link=run.link,
-            transformer=run.model.transformer,
-            backbone_fingerprint=run.backbone_fingerprint,
-        )
-        skipped = run.examples.skipped
-        made = max(step, self.steps)  # a finished run may be resumed with fewer
-        return Result(
-            run.directory,
-            reward_model,
-            self.metrics,
-            log.rows,
-            made,
-            self.seconds,
-            _size(run.params.trainable),
-            skipped,
-        )
+                self.state, self.metrics = best.state, best.note["metrics"]
+        # A finished run may be resumed with fewer steps.
+        return self.state.trainable, log.rows, max(step, self.steps)
 
     @property
     def _error_name(self) -> str:
         """The metric that says which checkpoint is best."""
         loss = self.run.loss
         if isinstance(loss, NadoLoss):
-            return NADO_METRIC
+            return OBJECTIVE_METRIC
         return error_metric(loss.config.targets if isinstance(loss, TeacherLoss) else None)
 
     def _continue(self, directory: Path) -> int:
@@ -127,15 +141,29 @@ class Trainer:
                 f"cannot continue {str(self.run.directory)!r}: its LM, texts or teacher are "
                 "not those it was trained on so far; use them, or choose another --run-dir"
             )
+        self._take_up(note)
+        return step
+
+    def _take_up(self, note: dict[str, Any]) -> None:
+        """Stand where a checkpoint's note says."""
         self.batches.set_state(note["iterator"])
         self.metrics, self.seconds = note["metrics"], note.get("seconds", 0.0)
         self.non_finite.count = note.get("non_finite", 0)
-        return step
+
+    def _note(self) -> dict[str, Any]:
+        """Where the run stands, apart from the state."""
+        return {
+            "iterator": self.batches.get_state(),
+            "identity": self.run.identity,
+            "metrics": self.metrics,
+            "seconds": self.seconds,
+            "non_finite": self.non_finite.count,
+        }
 
     def _loop(self, step: int, checkpoints: Checkpoints, log: MetricsLog) -> None:
         pending: tuple[int, StepMetrics, Batch] | None = None
         if step == 0:
-            log.write(0, self._sizes() | self._evaluate())
+            log.write(0, self._sizes() | self.evaluate())
         with (
             stop_request() as stop,
             progress.bar("training", self.steps, done=step) as advance,
@@ -158,7 +186,7 @@ class Trainer:
                 if last or evaluates:
                     self._log(*pending, log, advance)
                     pending = None
-                    values = self._evaluate() if evaluates else {}
+                    values = self.evaluate() if evaluates else {}
                     if values or step == self.steps:
                         log.write(step, values | {"train/seconds": self.seconds})
                     self._save(step, checkpoints, values, force=last)
@@ -168,20 +196,20 @@ class Trainer:
                     stop.raise_if_asked()
 
     def _step(self, batch: Batch) -> StepMetrics:
+        inputs, how = self.work(batch)
+        self.state, metrics = train_step(
+            self.state, self.run.params.frozen, inputs, **how._asdict()
+        )
+        return metrics
+
+    def work(self, batch: Batch) -> tuple[Any, Update]:
+        """What an update on a batch takes beside the state and the frozen tree."""
         config, run, rows = self.run.config, self.run, None
         if config.compute.packing:
             batch, rows = packed(batch, config.compute)
-        self.state, metrics = train_step(
-            self.state,
-            run.params.frozen,
-            run.inputs(batch),
-            model=training_form(run.model, config.compute, rows),
-            objective=run.loss,
-            optim=config.optim,
-            steps=self.steps,
-            accumulate=config.compute.accumulate,
-        )
-        return metrics
+        model = training_form(run.model, config.compute, rows)
+        how = Update(model, run.loss, config.optim, self.steps, config.compute.accumulate)
+        return run.inputs(batch), how
 
     def _log(
         self, step: int, metrics: StepMetrics, batch: Batch, log: MetricsLog, advance: Any
@@ -205,7 +233,8 @@ class Trainer:
             row |= {name: values[name] for name in ("l2_grads", "learning_rate")}
             log.write(step, row | {"tokens_per_second": speed, "train/seconds": self.seconds})
 
-    def _evaluate(self) -> dict[str, Any]:
+    def evaluate(self) -> dict[str, Any]:
+        """Metrics of the held-out texts now; kept as `metrics`."""
         if not self.eval_batches:
             return {}
         run, values = self.run, {}
@@ -231,32 +260,31 @@ class Trainer:
         self, step: int, checkpoints: Checkpoints, values: dict[str, Any], *, force: bool
     ) -> None:
         numbers = {name: value for name, value in values.items() if isinstance(value, float)}
-        note = {
-            "iterator": self.batches.get_state(),
-            "identity": self.run.identity,
-            "metrics": self.metrics,
-            "seconds": self.seconds,
-            "non_finite": self.non_finite.count,
-        }
-        checkpoints.save(step, self.state, note=note, metrics=numbers, force=force)
+        checkpoints.save(step, self.state, note=self._note(), metrics=numbers, force=force)
 
     def _sizes(self) -> dict[str, Any]:
-        rows, taught = self.run.train_rows, self.run.targets
-        sizes: dict[str, Any] = {"model/trainable_parameters": _size(self.run.params.trainable)}
+        taught = self.run.targets
+        sizes: dict[str, Any] = {"model/trainable_parameters": size(self.run.params.trainable)}
         if taught is not None:  # what the teacher cost, in this run or in the one that asked it
             sizes["data/target_seconds"] = taught.seconds
         if self.run.sampled is not None:
             sizes |= self.run.sampled.numbers
-        return sizes | {
-            "data/train_texts": len(rows),
-            "data/train_tokens": int(np.sum([len(self.run.tokens[i]) for i in rows])),
-            "data/eval_texts": len(self.run.eval_rows),
-            "data/skipped": len(self.run.examples.skipped),
-        }
+        return sizes | data_sizes(self.run)
 
 
-def _size(tree: Any) -> int:
+def size(tree: Any) -> int:
+    """Number of values in a tree of arrays."""
     return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+def data_sizes(run: Any) -> dict[str, int]:
+    """What the log says of a run's texts before its first step."""
+    return {
+        "data/train_texts": len(run.train_rows),
+        "data/train_tokens": int(np.sum([len(run.tokens[i]) for i in run.train_rows])),
+        "data/eval_texts": len(run.eval_rows),
+        "data/skipped": len(run.examples.skipped),
+    }
 
 
 def execute(config: TextsRun, lm: LM | None, texts: Any, labels: Any) -> Result:

@@ -177,3 +177,11 @@ def span(config: DataConfig) -> tuple[float, float]:
     assert config.label_min is not None
     assert config.label_max is not None
     return config.label_min, config.label_max
+
+
+def without_labels(config: DataConfig) -> DataConfig:
+    """Texts alone: a constant in place of labels, so that no column of theirs is read."""
+    if config.constant_label is not None:
+        return config
+    constant = fill(config).label_min
+    return dataclasses.replace(config, constant_label=constant, label_map=())

@@ -66,14 +66,14 @@ def linked(
 def log_probabilities(
     rewards: Float[Array, "*N"], link: str
 ) -> tuple[Float[Array, "*N"], Float[Array, "*N"]]:
-    """log R and log(1 - R) of raw rewards whose link is log R: what NADO trains (methods.md §7).
+    """log R and log(1 - R) of raw rewards that stand for a probability R (methods.md §7).
 
     Args:
-      link: log_sigmoid (rewards are logits) or raw (they are log R, 0 at most).
+      link: sigmoid or log_sigmoid (rewards are logits) or raw (they are log R, 0 at most).
 
     log(1 - R) of a raw reward of 0 is that of the float32 next to it, -87: finite, as is its slope.
     """
-    if link == "log_sigmoid":
+    if link in ("sigmoid", "log_sigmoid"):
         return jax.nn.log_sigmoid(rewards), jax.nn.log_sigmoid(-rewards)
     assert link == "raw", link
     below = jnp.minimum(rewards, -jnp.finfo(jnp.float32).tiny)

@@ -23,6 +23,9 @@ Convert = Callable[[np.ndarray], np.ndarray]
 class Stored(NamedTuple):
     shape: tuple[int, ...]
     parts: list[tuple[Path, Convert]]
+    """what it holds, side by side along our last axis"""
+    flip: bool
+    """[out, in], where kernels are [in, out]"""
 
 
 Plan = dict[str, Stored]
@@ -137,9 +140,10 @@ def _place(
 
     stored = tuple(reversed(shape)) if flip else shape
     name = f"{_module_name(module, table)}.{suffix}"
-    plan.setdefault(name, Stored(stored, [])).parts.append(
-        (path, partial(_convert, restore, flip, part))
-    )
+    parts = plan.setdefault(name, Stored(stored, [], flip)).parts
+    parts.append((path, partial(_convert, restore, flip, part)))
+    if part >= 0:
+        parts.sort(key=lambda found: "qkv".find(found[0][-2][0]))
 
 
 def _convert(restore: Convert, flip: bool, part: int, w: np.ndarray) -> np.ndarray:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Literal
 
+from rewardjax.lm.lora import Lora
+
 
 class Rank(Enum):
     """What a parametrization does with `RewardModelConfig.rank`."""
@@ -40,3 +42,8 @@ class RewardModelConfig:
     """own: freeze the backbone and train adapters of this rank in its layers; 0: train all of it"""
     lora_alpha: float = 16.0
     """own: an adapter's product is scaled by lora_alpha / lora_rank"""
+
+    @property
+    def lora(self) -> Lora:
+        """The adapters, where `lora_rank` is positive."""
+        return Lora(self.lora_rank, self.lora_alpha)

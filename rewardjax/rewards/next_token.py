@@ -17,8 +17,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from rewardjax.errors import RewardJaxError
-from rewardjax.lm import output_embedding
-from rewardjax.rewards import backbone, lora
+from rewardjax.lm import lora, output_embedding
+from rewardjax.rewards import backbone
 from rewardjax.rewards.contract import Hidden, RewardModel, RewardParams
 
 PyTree = Any
@@ -66,7 +66,7 @@ class NextTokenModel(RewardModel):
     def init(self, key: Array, weights: PyTree) -> RewardParams:
         trainable = {"head": self.init_head(key, (self.transformer or self.lm).hidden_size)}
         if self.config.lora_rank:
-            trainable["lora"] = lora.init(self.config, jax.random.fold_in(key, 1), weights)
+            trainable["lora"] = lora.init(self.config.lora, jax.random.fold_in(key, 1), weights)
         elif self.transformer is not None:
             own = {k: v for k, v in weights.items() if k != self._embedding_name}
             trainable["backbone"] = backbone.as_float32(own)
@@ -188,7 +188,7 @@ class NextTokenModel(RewardModel):
             weights = self._weights(params)
             states = backbone.encode(self.transformer, weights, tokens, lengths, self.packed_rows)
             return states[:, :-1]
-        return jnp.pad(self._base_state(hidden)[:, :-1], ((0, 0), (1, 0), (0, 0)))
+        return _shifted(self._base_state(hidden))
 
     def _base_state(self, hidden: Hidden) -> Float[Array, "*N D"]:
         """The base LM's state as the head reads it, float32.
@@ -215,7 +215,7 @@ class NextTokenModel(RewardModel):
 
     def _weights(self, params: RewardParams) -> PyTree:
         if self.config.lora_rank:
-            return lora.add(self.config, params.frozen["backbone"], params.trainable["lora"])
+            return lora.add(self.config.lora, params.frozen["backbone"], params.trainable["lora"])
         return {**params.trainable["backbone"], **params.frozen["backbone"]}
 
     @property
@@ -223,3 +223,8 @@ class NextTokenModel(RewardModel):
         """The frozen output embedding; tied (GPT-2), it is the input embedding too."""
         assert self.transformer is not None
         return "embed_tokens" if self.transformer.tie_word_embeddings else "lm_head"
+
+
+def _shifted(h: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+    """Entry t: what has read x_<t instead of x_<=t; zeros at t = 0."""
+    return jnp.pad(h[:, :-1], ((0, 0), (1, 0), (0, 0)))

@@ -17,8 +17,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from rewardjax.lm import LMConfig
-from rewardjax.rewards import backbone, lora
+from rewardjax.lm import LMConfig, lora
+from rewardjax.rewards import backbone
 from rewardjax.rewards.contract import Hidden, RewardModel, RewardParams
 
 PyTree = Any
@@ -38,7 +38,7 @@ class Rad(RewardModel):
         }
         trainable = {"head": head}
         if self.config.lora_rank:
-            trainable["lora"] = lora.init(self.config, jax.random.fold_in(key, 1), weights)
+            trainable["lora"] = lora.init(self.config.lora, jax.random.fold_in(key, 1), weights)
         else:
             trainable["backbone"] = self._body(weights)
         return RewardParams(trainable, self.freeze(weights))
@@ -117,7 +117,7 @@ class Rad(RewardModel):
 
     def _weights(self, params: RewardParams) -> PyTree:
         if self.config.lora_rank:
-            return lora.add(self.config, params.frozen["backbone"], params.trainable["lora"])
+            return lora.add(self.config.lora, params.frozen["backbone"], params.trainable["lora"])
         return params.trainable["backbone"]
 
     @property

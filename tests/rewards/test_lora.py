@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from rewardjax.export import start
-from rewardjax.lm import init_params
-from rewardjax.rewards import RewardModelConfig, backbone, build, lora
+from rewardjax.lm import init_params, lora
+from rewardjax.rewards import RewardModelConfig, backbone, build
 from tests.conftest import tiny_config
 from tests.rewards.calls import LENGTHS, TOKENS, TOLERANCE, compiled, score
 from tests.rewards.conftest import noisy
@@ -29,10 +29,10 @@ def test_an_adapter_is_the_formula(tiny_lm):
     """kernel + (alpha / rank) a b, on every kernel of every layer; the given tree is not changed"""
     config = CONFIGS["rad"]
     _, weights, _ = start(config, tiny_lm)
-    adapters = lora.init(config, jax.random.key(0), weights)
+    adapters = lora.init(config.lora, jax.random.key(0), weights)
     adapters = jax.tree.map(lambda x: x + 0.5, adapters)
     before = jax.tree.map(np.array, weights)
-    got = lora.add(config, weights, adapters)
+    got = lora.add(config.lora, weights, adapters)
     assert sorted(got["layers"]) == sorted(adapters) == ["0", "1"]
     for number, layer in before["layers"].items():
         for block, names in KERNELS.items():

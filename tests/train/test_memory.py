@@ -44,10 +44,10 @@ def test_it_is_about_what_xla_says(case):
         moments = step.optimizer(optim, 10).init(trainable)
         return step.TrainState(jnp.int32(0), trainable, moments, jax.random.key(0), jnp.bool_(True))
 
-    compiled = step._train_step.lower(
-        jax.eval_shape(state, params.trainable), params.frozen, inputs, model=model,
-        objective=objective, optim=optim, steps=10, accumulate=accumulate,
-    ).compile().memory_analysis()  # fmt: skip
+    update = step.Update(model, objective, optim, 10, accumulate)
+    states = (jax.eval_shape(state, params.trainable),)
+    lowered = step._steps.lower(states, (params.frozen,), (inputs,), hows=(update,))
+    compiled = lowered.compile().memory_analysis()
     how = ComputeConfig(accumulate=accumulate)
     need = training_need(model, params, how, batch, width, objective.candidates)
     measured = compiled.temp_size_in_bytes + compiled.alias_size_in_bytes

@@ -152,7 +152,7 @@ def test_prompts_and_a_reward_of_ones_own(job, monkeypatch, capsys):
     Path("letters.py").write_text(REWARD + "\n")
     partial.write_bytes(whole.replace(b"sha256:", b"sha256:0"))
     assert job(*sampled("--layers", "1", "3", "--resume"), run_dir="killed") == 2
-    assert "scored.jsonl:1: not the completion that stands" in one_line(capsys)
+    assert "scored.jsonl:1: not the text that is to be scored" in one_line(capsys)
     Path("prompts.txt").write_text("a film\nno film\n")
     assert job(*sampled("--layers", "1", "3", "--resume"), run_dir="killed") == 2
     assert "prompts.jsonl' holds other prompts than" in one_line(capsys)

@@ -1,33 +1,40 @@
-"""LoRA (arXiv 2106.09685): a frozen backbone, and trained products of low rank beside its kernels.
+"""LoRA (arXiv 2106.09685): frozen weights, and trained products of low rank beside their kernels.
 
     kernel' = kernel + (alpha / rank) a b        a: [in, rank],  b: [rank, out]
 
 Adapters stand beside every attention and feed-forward kernel. While training, the sum is formed
 once per call, so a forward is the plain model's; what LoRA saves here is optimizer state and what
-is stored. For decoding the sum is taken once and for all (`RewardModel.merge`).
+is stored. For decoding the sum is taken once and for all.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from rewardjax.rewards.config import RewardModelConfig
-
 PyTree = Any
 ADAPTED = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
-def init(config: RewardModelConfig, key: Array, weights: PyTree) -> PyTree:
+@dataclass(frozen=True)
+class Lora:
+    """How adapters are made and added."""
+
+    rank: int
+    alpha: float
+
+
+def init(lora: Lora, key: Array, weights: PyTree) -> PyTree:
     """Adapters (float32) for canonical weights: a random, b zero, so their product is 0.
 
     {"0": {"self_attn": {"q_proj": {"a", "b"}, …}, "mlp": …}, "1": …}: the layers' tree, adapted
     kernels only.
     """
-    rank, adapters = config.lora_rank, {}
+    rank, adapters = lora.rank, {}
     for i, (number, block, name) in enumerate(_kernels(weights)):
         kernel = weights["layers"][number][block][name]["kernel"]
         fan_in, fan_out = kernel.shape
@@ -37,9 +44,9 @@ def init(config: RewardModelConfig, key: Array, weights: PyTree) -> PyTree:
     return adapters
 
 
-def add(config: RewardModelConfig, weights: PyTree, adapters: PyTree) -> PyTree:
+def add(lora: Lora, weights: PyTree, adapters: PyTree) -> PyTree:
     """Canonical weights with every adapter's product in them; all else is passed on."""
-    scale = config.lora_alpha / config.lora_rank
+    scale = lora.alpha / lora.rank
     layers = {number: dict(layer) for number, layer in weights["layers"].items()}
     for number, blocks in adapters.items():
         for block, modules in blocks.items():
