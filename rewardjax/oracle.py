@@ -60,6 +60,8 @@ class Oracle:
     """what decides: another one's values are not gone on with"""
     function: Callable[[Sequence[Completion]], Float[np.ndarray, " N"]]
     invert: bool = False
+    reads_prompt: bool = False
+    """whether the prompt counts too, not the completion alone"""
 
     def __call__(self, completions: Sequence[Completion]) -> Float[np.ndarray, " N"]:
         """C of N completions, float64.
@@ -139,7 +141,8 @@ def open_oracle(config: OracleConfig) -> Oracle:
         except RewardJaxError as error:
             raise RewardJaxError(f"oracle.scorer: {error}") from error
         version = f"{version} ({scorer.kind}, {scorer.version})"
-        return Oracle(version, _scored(scorer, config.threshold), config.invert)
+        scored = _scored(scorer, config.threshold)
+        return Oracle(version, scored, config.invert, scorer.reads_prompt)
     if config.words:
         words = "|".join(re.escape(word.strip().casefold()) for word in config.words)
         found = re.compile(rf"(?<!\w)(?:{words})(?!\w)")
@@ -185,7 +188,7 @@ def as_scorer(name: str, config: OracleConfig) -> Scorer:
     """
     oracle = open_oracle(config)
     tokens = config.min_tokens is not None or config.max_tokens is not None
-    if tokens or (config.scorer and load_scorer(config.scorer).reads_prompt):
+    if tokens or oracle.reads_prompt:
         raise RewardJaxError(
             f"oracle {name!r} reads prompts or tokens; expected one of words, pattern, min_words,"
             " max_words, or of a scorer that is not of sentiment"

@@ -18,7 +18,7 @@ from rewardjax.rewards import RewardModelConfig
 from . import compute, nado_settings
 from .checks import RESUME_MAY_CHANGE, check_least, check_run
 from .nado_settings import NadoConfig, NadoObjectiveConfig
-from .sample_settings import PromptsConfig, SampleConfig, sampling_config
+from .sample_settings import PROMPTS_LEAST, PromptsConfig, SampleConfig, sampling_config
 from .settings import CheckpointConfig, ComputeConfig, EvalConfig, OptimConfig
 
 TAU_LEAST = 0.02
@@ -157,8 +157,7 @@ _LEAST = {
     "output": 0,
     "lora.rank": 0,
     "objective.kl_weight": 0,
-    "prompts.seed": 0,
-    "prompts.limit": 1,
+    **PROMPTS_LEAST,
 }
 
 

@@ -9,7 +9,7 @@ p is the distribution that the decoding to come samples from: the LM at temperat
 of it, so what is learned is exact for it: R and q* = p R / R(prefix) are those of p, whatever p is.
 
 A run directory holds what `train/trainer.py` writes, prompts.jsonl, completions.jsonl and
-scored.jsonl (`train/samples.py`). Rounds before the last have a folder each, round_1, round_2 …
+scored.jsonl (`train/samples.py`). Rounds before the last have a folder each, round-1, round-2 …
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ def train_nado(config: NadoConfig) -> Result:
         path = samples.keep_prompts(directory, rows)
         for number in range(1, config.rounds + 1):
             last = number == config.rounds
-            folder = directory if last else directory / f"round_{number}"
-            guide = directory / f"round_{number - 1}" / "reward_model" if number > 1 else None
+            folder = directory if last else directory / f"round-{number}"
+            guide = directory / f"round-{number - 1}" / "reward_model" if number > 1 else None
             if last or not (folder / "reward_model" / "config.json").is_file():
                 result = _round(config, number, folder, path, prompts, oracle, guide, opened)
     assert result is not None

@@ -13,7 +13,13 @@ from rewardjax.rewards import PARAMETRIZATIONS, RewardModelConfig
 from rewardjax.rewards.next_token import NextTokenModel
 
 from .checks import RESUME_MAY_CHANGE, check_least, check_run
-from .sample_settings import PromptsConfig, SampleConfig, check_prompts, sampling_config
+from .sample_settings import (
+    PROMPTS_LEAST,
+    PromptsConfig,
+    SampleConfig,
+    check_prompts,
+    sampling_config,
+)
 from .settings import RunConfig
 
 
@@ -61,9 +67,7 @@ last could have been trained with."""
 _LEAST = {
     "rounds": 1,
     "objective.consistency_weight": 0,
-    "prompts.seed": 0,
-    "prompts.limit": 1,
-    "prompts.offset": 0,
+    **PROMPTS_LEAST,
 }
 
 

@@ -11,7 +11,13 @@ from rewardjax.errors import RewardJaxError
 from rewardjax.probe_step import ProbeObjective, ProbeOptim
 
 from .checks import check_least
-from .sample_settings import PromptsConfig, SampleConfig, check_prompts, sampling_config
+from .sample_settings import (
+    PROMPTS_LEAST,
+    PromptsConfig,
+    SampleConfig,
+    check_prompts,
+    sampling_config,
+)
 
 
 @dataclass(frozen=True)
@@ -73,9 +79,7 @@ _LEAST = {
     "optim.batch_size": 1,
     "optim.learning_rate": 0,
     "optim.weight_decay": 0,
-    "prompts.seed": 0,
-    "prompts.limit": 1,
-    "prompts.offset": 0,
+    **PROMPTS_LEAST,
     "seed": 0,
 }
 

@@ -33,6 +33,10 @@ class PromptsConfig:
     """Draw them at random by it (unset: in the order of the file; of arithmetic 0)."""
 
 
+PROMPTS_LEAST = {"prompts.seed": 0, "prompts.limit": 1, "prompts.offset": 0}
+"""Dotted name of a setting → its least value, for `check_least`."""
+
+
 @dataclass(frozen=True)
 class SampleConfig:
     """How completions are sampled: as `rewardjax decode guided` does without a reward model."""

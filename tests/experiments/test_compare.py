@@ -9,8 +9,8 @@ import yaml
 
 from rewardjax.cli import main as cli
 from rewardjax.experiments.compare import page
-from rewardjax.experiments.compare.checks import fill_in
-from rewardjax.experiments.compare.settings import CompareConfig, models, nested
+from rewardjax.experiments.compare.settings import CompareConfig, models
+from rewardjax.experiments.settings import fill_in, nested
 
 CONFIG = {
     "name": "tiny comparison",

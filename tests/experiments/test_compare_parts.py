@@ -5,9 +5,8 @@ import json
 import pytest
 
 from rewardjax.errors import RewardJaxError
-from rewardjax.experiments.compare.cost import TEXT, trainings, weights
+from rewardjax.experiments.compare.cost import TEXT, trainings
 from rewardjax.experiments.compare.lm_tables import of_lms
-from rewardjax.experiments.compare.provenance import public
 from rewardjax.experiments.compare.settings import (
     ArmConfig,
     CompareConfig,
@@ -15,7 +14,9 @@ from rewardjax.experiments.compare.settings import (
     strengths,
 )
 from rewardjax.experiments.compare.steps import Cell, Steps
-from rewardjax.experiments.compare.workspace import Workspace
+from rewardjax.experiments.estimate import weights
+from rewardjax.experiments.record import public
+from rewardjax.experiments.workspace import Workspace
 from rewardjax.lm import open_lm
 
 

@@ -12,12 +12,12 @@ import yaml
 
 from rewardjax.cli import main as cli
 from rewardjax.config import from_dict, load_yaml
-from rewardjax.experiments.compare.checks import fill_in
 from rewardjax.experiments.selection import page
 from rewardjax.experiments.selection.checks import check
 from rewardjax.experiments.selection.fits import measure
 from rewardjax.experiments.selection.settings import SelectionConfig, fit_settings, probes
 from rewardjax.experiments.selection.tables import guided
+from rewardjax.experiments.settings import fill_in
 from rewardjax.lm import load_lm
 from rewardjax.metrics.selection import by_prompt
 from rewardjax.probe_fit import FitConfig

@@ -99,9 +99,9 @@ def test_two_rounds_then_decoding(job, capsys, tiny_lm, tiny_lm_dir, monkeypatch
     made, prepare = [], nado.prepare
     monkeypatch.setattr(nado, "prepare", lambda *args: made.append(prepare(*args)) or made[-1])
     assert job(*TWO) == 0
-    for run, folder in zip(made, ("run/round_1", "run"), strict=True):
+    for run, folder in zip(made, ("run/round-1", "run"), strict=True):
         check_weights(tiny_lm, run, read_rows(f"{folder}/completions.jsonl"))
-    starts, heads = made[1].params.trainable["head"], load_reward_model("run/round_1/reward_model")
+    starts, heads = made[1].params.trainable["head"], load_reward_model("run/round-1/reward_model")
     assert leaves_equal(starts, heads.trainable["head"])
     out = capsys.readouterr().out
     assert "of the LM's own by their weights" in out
@@ -110,7 +110,7 @@ def test_two_rounds_then_decoding(job, capsys, tiny_lm, tiny_lm_dir, monkeypatch
     assert (model.config.parametrization, model.link) == ("nado", "log_sigmoid")
 
     # Labels are the oracle's; round 2 was guided by round 1, whose samples were the LM's own.
-    for folder, guided in (("run/round_1", False), ("run", True)):
+    for folder, guided in (("run/round-1", False), ("run", True)):
         rows = read_rows(f"{folder}/completions.jsonl")
         scored = [json.loads(x) for x in Path(folder, "scored.jsonl").read_text().splitlines()]
         assert [row["reward"] for row in scored] == [
@@ -128,7 +128,7 @@ def test_two_rounds_then_decoding(job, capsys, tiny_lm, tiny_lm_dir, monkeypatch
             assert first["eval/consistency"] == pytest.approx(0, abs=1e-6)
             assert learns(folder)
     assert "train/consistency" in log_of("run")[-2]
-    assert satisfied("run/completions.jsonl") > satisfied("run/round_1/completions.jsonl")
+    assert satisfied("run/completions.jsonl") > satisfied("run/round-1/completions.jsonl")
     state = read(Path("run"))
     assert (state.state, state.parametrization, state.metric) == (
         "finished",
@@ -146,10 +146,10 @@ def test_two_rounds_then_decoding(job, capsys, tiny_lm, tiny_lm_dir, monkeypatch
 
     # A finished run may be gone on with: rounds before the last are not made again.
     before = weights_of("run")
-    Path("run/round_1/completions.jsonl").unlink()
+    Path("run/round-1/completions.jsonl").unlink()
     assert job(*TWO, "--resume") == 0
     assert weights_of("run") == before
-    assert not Path("run/round_1/completions.jsonl").exists()
+    assert not Path("run/round-1/completions.jsonl").exists()
     assert job(*TWO, "--resume", "--optim.steps", 21) == 2
     assert "optim.steps differ" in capsys.readouterr().err
 
@@ -165,7 +165,7 @@ def test_two_rounds_then_decoding(job, capsys, tiny_lm, tiny_lm_dir, monkeypatch
     assert job(*ONE, run_dir="killed") == 130
     monkeypatch.setattr(trainer.Trainer, "_step", step)
     assert job(*ONE, "--resume", run_dir="killed") == 0
-    assert weights_of("killed") == weights_of("run/round_1")
+    assert weights_of("killed") == weights_of("run/round-1")
 
 
 @pytest.mark.parametrize(

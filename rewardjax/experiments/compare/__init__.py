@@ -6,15 +6,12 @@ Every step is made once and kept (`workspace`), so a comparison runs in pieces.
 
 from __future__ import annotations
 
-import json
-import shlex
-from pathlib import Path
+from functools import partial
 
 from rewardjax.config import parse
-from rewardjax.experiments.compare.checks import check, fill_in
+from rewardjax.experiments.compare.checks import check
 from rewardjax.experiments.compare.settings import CompareConfig
-
-RESULTS = "results.json"
+from rewardjax.experiments.settings import fill_in
 
 
 def main(argv: list[str]) -> int:
@@ -32,29 +29,20 @@ def main(argv: list[str]) -> int:
     from rewardjax.experiments.compare.results import collect
     from rewardjax.experiments.compare.run import prepare, run
     from rewardjax.experiments.compare.steps import Steps
-    from rewardjax.experiments.compare.workspace import OutOfTime, Workspace
-    from rewardjax.report.table import print_table
-    from rewardjax.report.write import write_text
+    from rewardjax.experiments.pieces import run_in_pieces
+    from rewardjax.experiments.workspace import Workspace
 
     prepare(config)
     steps = Steps(config, Workspace(config))
-    print_table(cost.table(steps))
-    if config.estimate:
-        return 0
-    finished = True
-    try:
-        run(steps)
-    except OutOfTime:
-        finished = False
-        print(f"--hours {config.hours:g} are over; run the same command again to go on")
-    command = " ".join(["rewardjax compare", *map(shlex.quote, argv)])
-    results = collect(steps, command, finished=finished)
-    folder = Path(config.publish) if config.publish else steps.work.folder
-    folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(results, ensure_ascii=False, allow_nan=False) + "\n"
-    write_text(folder / RESULTS, text)
-    print(f"wrote {page.write(results, folder)}")
-    return 0 if finished else 3
+    return run_in_pieces(
+        "rewardjax compare",
+        argv,
+        steps.work,
+        estimate=cost.table(steps),
+        run=partial(run, steps),
+        collect=partial(collect, steps),
+        write=page.write,
+    )
 
 
 __all__ = ["CompareConfig", "main"]

@@ -2,59 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
-import re
-from collections.abc import Mapping
-from typing import Any, TypeVar
 
 from rewardjax.decoding.settings import LINK_NAMES
 from rewardjax.errors import RewardJaxError, nearest
-from rewardjax.experiments.compare.settings import CompareConfig, models, slug, strengths
-
-_PLACE = re.compile(r"\{([A-Za-z][\w-]*)\}")
-
-
-C = TypeVar("C", bound=Any)
-
-
-def fill_in(config: C) -> C:
-    """An experiment's config with its {NAME} replaced by the `files` given.
-
-    Raises:
-      RewardJaxError: a name without a file (all are named at once), or a file nobody asked for.
-    """
-    given = {}
-    for pair in config.files:
-        name, sign, path = pair.partition("=")
-        if not sign or not path:
-            raise RewardJaxError(f"--files {pair!r}; expected NAME=PATH")
-        given[name] = path
-    asked: set[str] = set()
-
-    def fill(value: Any) -> Any:
-        if isinstance(value, str):
-            asked.update(_PLACE.findall(value))
-            return _PLACE.sub(lambda match: given.get(match[1], match[0]), value)
-        if isinstance(value, Mapping):
-            return {key: fill(item) for key, item in value.items()}
-        if isinstance(value, list | tuple):
-            return type(value)(fill(item) for item in value)
-        if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            fields = {f.name: fill(getattr(value, f.name)) for f in dataclasses.fields(value)}
-            return dataclasses.replace(value, **fields)
-        return value
-
-    filled = dataclasses.replace(fill(dataclasses.replace(config, files=())), files=config.files)
-    if missing := sorted(asked - given.keys()):
-        raise RewardJaxError(
-            f"this experiment needs the files {', '.join(missing)}; give --files "
-            + " ".join(f"{name}=PATH" for name in missing)
-        )
-    if extra := sorted(given.keys() - asked):
-        hint = nearest(extra[0], sorted(asked))
-        raise RewardJaxError(f"--files {extra[0]}=… is not asked for by this experiment{hint}")
-    return filled
+from rewardjax.experiments.compare.settings import CompareConfig, models, strengths
+from rewardjax.experiments.settings import slug
 
 
 def check(config: CompareConfig) -> None:

@@ -6,14 +6,14 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from rewardjax.data.hidden import machine_flops
+from rewardjax.experiments import estimate
 from rewardjax.experiments.compare.plan import planned_cells
 from rewardjax.experiments.compare.programs import program_of
 from rewardjax.experiments.compare.settings import decoded, models, strengths
 from rewardjax.experiments.compare.steps import Cell, Steps
+from rewardjax.experiments.estimate import unembedding, weights
 from rewardjax.export import architecture
 from rewardjax.lm import LMConfig, OpenedLM, open_lm
-from rewardjax.report.table import Cell as Entry
 from rewardjax.report.table import Table
 from rewardjax.rewards import RewardModelConfig
 
@@ -22,8 +22,6 @@ PROMPT = 16
 TEXT = 16
 """Tokens of a training text, about; training texts are not read for an estimate."""
 TEXTS = 20_000
-EFFICIENCY = 0.4
-"""Share of the matrix product's speed that whole steps reach, about."""
 
 
 def table(steps: Steps) -> Table:
@@ -31,37 +29,24 @@ def table(steps: Steps) -> Table:
     config = steps.config
     opened = open_lm(config.lm, dtype=config.dtype)
     judge = open_lm(config.perplexity_lm).config if config.perplexity_lm else None
-    speed = EFFICIENCY * machine_flops()
-    left: dict[str, list[float]] = {"training": [], "decoding": [], "evaluation": []}
-    left["training"] = [operations / speed for operations in trainings(steps, opened)]
+    speed = estimate.speed()
+    training = [operations / speed for operations in trainings(steps, opened)]
+    decoding, evaluation = [], []
     for cell in _all_cells(steps):
         if not steps.texts(cell).is_file():
-            left["decoding"].append(_decoding(steps, cell, opened) / speed)
+            decoding.append(_decoding(steps, cell, opened) / speed)
         if not steps.numbers(cell).is_file():
-            left["evaluation"].append(_reading(steps, cell, judge) / speed)
-    rows = []
-    kinds = {"training": "models/", "decoding": "texts/", "evaluation": "numbers/"}
-    for kind, seconds in left.items():
-        rows.append(row(kind, steps.work.made(kinds[kind]), seconds))
-    made = steps.work.made()
-    others = sum(made) - sum(sum(steps.work.made(kind)) for kind in kinds.values())
-    rows.append(row("all", made, [x for seconds in left.values() for x in seconds]))
-    heads = ("steps", "made", "hours", "left", "hours, about")
+            evaluation.append(_reading(steps, cell, judge) / speed)
+    left = {
+        ("training", "models/"): training,
+        ("decoding", "texts/"): decoding,
+        ("evaluation", "numbers/"): evaluation,
+    }
+    made = steps.work.made
+    others = sum(made()) - sum(sum(made(folder)) for _, folder in left)
     caption = "Rank analysis, controls and speed are not in the estimate"
     caption += f" ({others / 3600:.1f} h so far)." if others > 1 else "."
-    return Table(tuple(map(Entry, heads)), tuple(rows), caption=caption)
-
-
-def row(kind: str, done: list[float], left: list[float]) -> tuple[Entry, ...]:
-    """Of steps of one kind: how many are made and left, and their hours."""
-    hours = [f"{sum(values) / 3600:.1f}" for values in (done, left)]
-    return (
-        Entry(kind),
-        Entry(str(len(done))),
-        Entry(hours[0]),
-        Entry(str(len(left))),
-        Entry(hours[1]),
-    )
+    return estimate.table(steps.work, left, caption)
 
 
 def _all_cells(steps: Steps) -> list[Cell]:
@@ -177,16 +162,3 @@ def _reading(steps: Steps, cell: Cell, judge: LMConfig | None) -> float:
     texts = prompts * min(samples, protocol.perplexity_samples or samples)
     read = (PROMPT + protocol.max_new_tokens) * weights(judge)
     return 2.0 * texts * (read + protocol.max_new_tokens * unembedding(judge))
-
-
-def weights(config: LMConfig) -> float:
-    """Weights of the layers' matrix products: each token meets every one once."""
-    heads = config.num_attention_heads + config.num_key_value_heads
-    attention = 2 * config.hidden_size * config.head_dim * heads
-    feed_forward = (2 + config.mlp_gated) * config.hidden_size * config.intermediate_size
-    return config.num_hidden_layers * (attention + feed_forward)
-
-
-def unembedding(config: LMConfig) -> float:
-    """Weights between the last state and the logits."""
-    return config.hidden_size * config.vocab_size

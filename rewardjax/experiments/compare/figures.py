@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from rewardjax.experiments.compare import model_tables, tables
-from rewardjax.experiments.compare.settings import slug
 from rewardjax.experiments.compare.tables import PERPLEXITY
+from rewardjax.experiments.settings import slug
 from rewardjax.metrics.bootstrap import Interval
 from rewardjax.report.comparison import MOST, Point, sweep, tradeoff_curves
 

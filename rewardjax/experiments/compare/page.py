@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from rewardjax.experiments.compare import lm_tables, model_tables, tables
 from rewardjax.experiments.compare.figures import chunks, curves, sweep_figure
+from rewardjax.experiments.record import Results, footer
+from rewardjax.experiments.record import readme as whole_readme
+from rewardjax.experiments.record import sections as how_it_was_made
 from rewardjax.metrics.rank_result import Part
 from rewardjax.report import html
 from rewardjax.report.comparison import MOST
 from rewardjax.report.rank import rank_figure
 from rewardjax.report.table import to_html, to_markdown
 from rewardjax.report.write import write_text
-
-Results = dict[str, Any]
 
 
 def write(results: Results, folder: Path) -> Path:
@@ -50,22 +50,16 @@ def page(results: Results) -> html.Page:
         controls = to_html(model_tables.of_controls(results["controls"]))
         sections.append(("Two controls", controls))
     sections += [("Samples", part) for part in _samples(results)]
-    made = html.paragraph(_protocol(results)) + html.code(results["command"])
-    commands = html.code("\n".join(results["commands"]))
-    made += html.details(f"The {len(results['commands'])} steps it ran", commands)
-    sections.append(("How it was made", made))
-    sections.append(("Settings and versions", _facts(results)))
+    sections += how_it_was_made(results, _protocol(results), _facts(results))
     lead = results["question"] or "Reward models trained alike, compared."
     if not results["finished"]:
         lead += f" {_unfinished(results)}"
-    return html.Page(results["name"], lead, sections=sections, footer=_footer(results))
+    return html.Page(results["name"], lead, sections=sections, footer=footer(results))
 
 
 def readme(results: Results) -> str:
     """The page's tables in Markdown."""
-    parts = [f"# {results['name']}", results["question"], _footer(results)]
-    if not results["finished"]:
-        parts.append(f"**{_unfinished(results)}**")
+    parts = []
     for arm in results["arms"]:
         found = tables.of_arm(results, arm)
         if found:
@@ -81,10 +75,7 @@ def readme(results: Results) -> str:
         parts += ["## Rank", to_markdown(model_tables.of_ranks(results))]
     if results["controls"]:
         parts += ["## Two controls", to_markdown(model_tables.of_controls(results["controls"]))]
-    parts += ["## How it was made", f"    {results['command']}", _protocol(results)]
-    parts += ["`report.html` has the figures, samples and every command; `results.json` every"
-              " number, with its n, seed and interval."]  # fmt: skip
-    return "\n\n".join(part.strip() for part in parts if part) + "\n"
+    return whole_readme(results, _unfinished(results), parts, _protocol(results))
 
 
 def _unfinished(results: Results) -> str:
@@ -145,30 +136,12 @@ def _samples(results: Results) -> Iterator[str]:
         ) + html.samples(groups, scale=None)
 
 
-def _facts(results: Results) -> str:
-    machine, settings = results["machine"], results["settings"]
-    protocol = settings["protocol"]
-    return html.facts(
-        {
-            "Run": {
-                "language model": settings["lm"],
-                "perplexity": f"under {settings['perplexity_lm']}",
-                "judges": ", ".join(settings["scorers"]),
-                "candidates": f"top {settings['top_k']}",
-                "tokens": str(protocol["max_new_tokens"]),
-                "machine": f"{machine['cpu']}, {machine['cores']} cores",
-                "time": f"{results['seconds'] / 3600:.1f} h ({results['cpu_seconds'] / 3600:.1f}"
-                " h of CPU)",
-                "commit": results["commit"] or "unknown",
-            },
-            "Versions": results["versions"],
-        }
-    )
-
-
-def _footer(results: Results) -> str:
-    return (
-        f"Made by rewardjax {results['versions']['rewardjax']}, commit {results['commit']}, on"
-        f" {results['machine']['cpu']} ({results['machine']['cores']} cores) in"
-        f" {results['seconds'] / 3600:.1f} h; CPU time {results['cpu_seconds'] / 3600:.1f} h."
-    )
+def _facts(results: Results) -> dict[str, str]:
+    settings = results["settings"]
+    return {
+        "language model": settings["lm"],
+        "perplexity": f"under {settings['perplexity_lm']}",
+        "judges": ", ".join(settings["scorers"]),
+        "candidates": f"top {settings['top_k']}",
+        "tokens": str(settings["protocol"]["max_new_tokens"]),
+    }

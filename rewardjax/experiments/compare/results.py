@@ -12,18 +12,16 @@ from rewardjax.config import to_plain
 from rewardjax.data.generations import group_by_prompt, read_rows
 from rewardjax.experiments.compare.plan import controls_path, planned_cells, speed_path
 from rewardjax.experiments.compare.programs import program_of
-from rewardjax.experiments.compare.provenance import public
 from rewardjax.experiments.compare.settings import (
     ArmConfig,
-    CompareConfig,
     ModelConfig,
     decoded,
     models,
     strengths,
 )
 from rewardjax.experiments.compare.steps import PERPLEXITY, Cell, Steps
+from rewardjax.experiments.record import public, record
 from rewardjax.metrics.tradeoff import Curve, area_between
-from rewardjax.provenance import commit, machine, versions
 
 SHOWN_PROMPTS = 3
 _MEASURE = ("name", "scorer", "version", "note")
@@ -41,14 +39,7 @@ def collect(steps: Steps, command: str = "", *, finished: bool = True) -> dict[s
     planned = planned_cells(steps)
     cells = [_cell(steps, cell) for cell in planned]
     known = [cell for cell in cells if cell is not None]
-    return {
-        "name": config.name,
-        "question": config.question,
-        "command": public(config, command),
-        "settings": _settings(config),
-        "machine": machine(),
-        "versions": versions(),
-        "commit": commit(),
+    return record(steps.work, command) | {
         "models": [_model(steps, model) for model in every],
         "sweeps": [
             {"name": s.name, "field": s.field, "values": list(s.values)} for s in config.sweeps
@@ -68,17 +59,7 @@ def collect(steps: Steps, command: str = "", *, finished: bool = True) -> dict[s
         "samples": [sample for arm in config.arms for sample in _samples(steps, arm)],
         "finished": finished and len(known) == len(cells),
         "unfinished": {"cells": len(cells) - len(known)},
-        "seconds": _total(steps, "seconds"),
-        "cpu_seconds": _total(steps, "cpu_seconds"),
-        "commands": [public(config, cost["command"]) for cost in steps.work.record()],
     }
-
-
-def _settings(config: CompareConfig) -> dict[str, Any]:
-    plain = to_plain(config)
-    for name in ("out", "publish", "hours", "estimate"):
-        del plain[name]
-    return public(config, plain)
 
 
 def _model(steps: Steps, model: ModelConfig) -> dict[str, Any]:
@@ -250,7 +231,3 @@ def _samples(steps: Steps, arm: ArmConfig) -> list[dict[str, Any]]:
 
 def _read(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-
-
-def _total(steps: Steps, name: str) -> float:
-    return round(sum(cost.get(name, 0.0) for cost in steps.work.record()), 1)

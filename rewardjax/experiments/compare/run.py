@@ -17,8 +17,9 @@ from rewardjax.experiments.compare.plan import (
     speed_path,
 )
 from rewardjax.experiments.compare.programs import program_of, shared
-from rewardjax.experiments.compare.settings import CompareConfig, merge, models
+from rewardjax.experiments.compare.settings import CompareConfig, models
 from rewardjax.experiments.compare.steps import Steps, judges
+from rewardjax.experiments.settings import merge
 from rewardjax.export import architecture
 from rewardjax.lm import open_lm
 from rewardjax.report.write import write_text

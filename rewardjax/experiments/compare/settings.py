@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import re
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any, Literal
 
-import tyro
-
-T = TypeVar("T")
-YamlOnly = Annotated[T, tyro.conf.Suppress, tyro.conf.Fixed]
-"""A setting too rich for a flag."""
+from rewardjax.experiments.settings import YamlOnly, merge, nested
 
 
 @dataclass(frozen=True)
@@ -236,26 +230,5 @@ def strengths(
     return (model and model.betas) or arm.betas or config.betas
 
 
-def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested settings, those `above` winning."""
-    out = dict(below)
-    for key, value in above.items():
-        both = isinstance(value, Mapping) and isinstance(out.get(key), Mapping)
-        out[key] = merge(out[key], value) if both else value
-    return out
-
-
-def nested(name: str, value: Any) -> dict[str, Any]:
-    """`a.b` and a value as {a: {b: value}}."""
-    for part in reversed(name.split(".")):
-        value = {part: value}
-    return value
-
-
 def _plain(value: float) -> float | int:
     return int(value) if float(value).is_integer() else value
-
-
-def slug(name: str) -> str:
-    """A name as part of a file name."""
-    return re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-")

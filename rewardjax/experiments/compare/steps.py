@@ -16,11 +16,11 @@ from rewardjax.experiments.compare.settings import (
     ArmConfig,
     CompareConfig,
     ModelConfig,
-    merge,
     models,
     strengths,
 )
-from rewardjax.experiments.compare.workspace import Workspace
+from rewardjax.experiments.settings import merge
+from rewardjax.experiments.workspace import Workspace
 from rewardjax.lm import LM, load_lm
 from rewardjax.metrics.evaluation import evaluate
 from rewardjax.metrics.scorers import Scorer, load_scorers

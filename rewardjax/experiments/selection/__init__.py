@@ -6,16 +6,12 @@ beside it, report. Every step is made once and kept, so an experiment runs in pi
 
 from __future__ import annotations
 
-import json
-import shlex
-from pathlib import Path
+from functools import partial
 
 from rewardjax.config import parse
-from rewardjax.experiments.compare.checks import fill_in
 from rewardjax.experiments.selection.checks import check
 from rewardjax.experiments.selection.settings import SelectionConfig
-
-RESULTS = "results.json"
+from rewardjax.experiments.settings import fill_in
 
 
 def main(argv: list[str]) -> int:
@@ -29,33 +25,24 @@ def main(argv: list[str]) -> int:
     )
     config = fill_in(config)
     check(config)
-    from rewardjax.experiments.compare.workspace import OutOfTime, Workspace
+    from rewardjax.experiments.pieces import run_in_pieces
     from rewardjax.experiments.selection import cost, page
     from rewardjax.experiments.selection.results import collect
     from rewardjax.experiments.selection.run import prepare, run
     from rewardjax.experiments.selection.steps import Steps
-    from rewardjax.report.table import print_table
-    from rewardjax.report.write import write_text
+    from rewardjax.experiments.workspace import Workspace
 
     steps = Steps(config, Workspace(config))
     prepare(steps)
-    print_table(cost.table(steps))
-    if config.estimate:
-        return 0
-    finished = True
-    try:
-        run(steps)
-    except OutOfTime:
-        finished = False
-        print(f"--hours {config.hours:g} are over; run the same command again to go on")
-    command = " ".join(["rewardjax analyze selection", *map(shlex.quote, argv)])
-    results = collect(steps, command, finished=finished)
-    folder = Path(config.publish) if config.publish else steps.work.folder
-    folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(results, ensure_ascii=False, allow_nan=False) + "\n"
-    write_text(folder / RESULTS, text)
-    print(f"wrote {page.write(results, folder)}")
-    return 0 if finished else 3
+    return run_in_pieces(
+        "rewardjax analyze selection",
+        argv,
+        steps.work,
+        estimate=cost.table(steps),
+        run=partial(run, steps),
+        collect=partial(collect, steps),
+        write=page.write,
+    )
 
 
 __all__ = ["SelectionConfig", "main"]

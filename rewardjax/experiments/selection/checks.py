@@ -6,8 +6,8 @@ import math
 from pathlib import Path
 
 from rewardjax.errors import RewardJaxError
-from rewardjax.experiments.compare.settings import slug
 from rewardjax.experiments.selection.settings import SelectionConfig, TaskConfig, probes
+from rewardjax.experiments.settings import slug
 
 _LEAST = {
     "prompt_seed": 0,

@@ -3,14 +3,14 @@ measured."""
 
 from __future__ import annotations
 
-from rewardjax.data.hidden import machine_flops
-from rewardjax.experiments.compare.cost import EFFICIENCY, row, unembedding, weights
+from rewardjax.experiments import estimate
+from rewardjax.experiments.estimate import unembedding, weights
 from rewardjax.experiments.selection.pools import Pool, pools
 from rewardjax.experiments.selection.run import chooser, main_fits, pool_fits, size_fits
 from rewardjax.experiments.selection.settings import probes
 from rewardjax.experiments.selection.steps import Fit, Steps
 from rewardjax.lm import open_lm
-from rewardjax.report.table import Cell, Table
+from rewardjax.report.table import Table
 from rewardjax.text import encode_prompt
 
 BYTES_PER_SECOND = 2e9
@@ -21,11 +21,13 @@ def table(steps: Steps) -> Table:
     """Hours of each kind of step: what is left, estimated, and what was made, measured."""
     config = steps.config
     opened = open_lm(config.lm, dtype=config.dtype)
-    speed = EFFICIENCY * machine_flops()
+    speed = estimate.speed()
     reading = 2.0 * weights(opened.config)
     decoding = reading + 2.0 * unembedding(opened.config)
     every = {steps.fit_config(variant).probe.pooling for variant in probes(config)}
-    left: dict[str, list[float]] = {"decoding": [], "reading states": [], "fits": []}
+    decodings: list[float] = []
+    readings: list[float] = []
+    fittings: list[float] = []
     for task in config.tasks:
         rows, _ = steps.prompt_rows(Pool(task))
         lengths = [
@@ -37,25 +39,26 @@ def table(steps: Steps) -> Table:
             count, samples = pool.size
             if not steps.texts(pool).is_file():
                 tokens = count * (prompt + samples * task.max_new_tokens)
-                left["decoding"].append(tokens * decoding / speed)
+                decodings.append(tokens * decoding / speed)
             own = {steps.fit_config(chooser(steps)).probe.pooling} if pool.guide else every
             for pooling in own:
                 if not steps.reading(pool, pooling).is_file():
                     tokens = count * samples * (prompt + task.max_new_tokens)
-                    left["reading states"].append(tokens * reading / speed)
+                    readings.append(tokens * reading / speed)
         fits = [*main_fits(steps, task), *size_fits(steps, task)]
         fits += [fit for pool in pools(task)[2:] for fit in pool_fits(steps, pool)]
-        left["fits"] += [
+        fittings += [
             _fitting(steps, fit, opened.config.hidden_size)
             for fit in fits
             if not steps.numbers(fit).is_file()
         ]
-    kinds = {"decoding": "texts/", "reading states": "states/", "fits": "fits/"}
-    table_rows = [row(kind, steps.work.made(kinds[kind]), left[kind]) for kind in left]
-    table_rows.append(row("all", steps.work.made(), [x for some in left.values() for x in some]))
-    heads = ("steps", "made", "hours", "left", "hours, about")
+    left = {
+        ("decoding", "texts/"): decodings,
+        ("reading states", "states/"): readings,
+        ("fits", "fits/"): fittings,
+    }
     caption = "Scoring is not in the estimate, nor a guide's own layers."
-    return Table(tuple(map(Cell, heads)), tuple(table_rows), caption=caption)
+    return estimate.table(steps.work, left, caption)
 
 
 def _fitting(steps: Steps, fit: Fit, width: int) -> float:

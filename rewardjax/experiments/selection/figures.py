@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from rewardjax.experiments.compare.settings import slug
 from rewardjax.experiments.selection.tables import losses
+from rewardjax.experiments.settings import slug
 from rewardjax.metrics.bootstrap import Interval
 from rewardjax.report.comparison import sweep
 from rewardjax.report.selection import Point, reward_curves

@@ -6,13 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from rewardjax.experiments.record import Results, footer
+from rewardjax.experiments.record import readme as whole_readme
+from rewardjax.experiments.record import sections as how_it_was_made
 from rewardjax.experiments.selection import tables
 from rewardjax.experiments.selection.figures import of_task as figures_of_task
 from rewardjax.report import html
 from rewardjax.report.table import number, to_html, to_markdown
 from rewardjax.report.write import write_text
-
-Results = dict[str, Any]
 
 
 def write(results: Results, folder: Path) -> Path:
@@ -34,32 +35,23 @@ def page(results: Results) -> html.Page:
         sections.append((task["name"], "".join(parts)))
     if table := tables.speed(results):
         sections.append(("Speed", to_html(table)))
-    made = html.paragraph(_protocol(results)) + html.code(results["command"])
-    commands = html.code("\n".join(results["commands"]))
-    made += html.details(f"The {len(results['commands'])} steps it ran", commands)
-    sections.append(("How it was made", made))
-    sections.append(("Settings and versions", _facts(results)))
+    sections += how_it_was_made(results, _protocol(results), _facts(results))
     lead = results["question"] or "What choosing among k completions earns."
     if not results["finished"]:
         lead += f" {_unfinished(results)}"
     numbers = [number for task in results["tasks"] for number in _numbers(results, task)]
-    return html.Page(results["name"], lead, numbers, sections, _footer(results))
+    return html.Page(results["name"], lead, numbers, sections, footer(results))
 
 
 def readme(results: Results) -> str:
     """The page's tables in Markdown."""
-    parts = [f"# {results['name']}", results["question"], _footer(results)]
-    if not results["finished"]:
-        parts.append(f"**{_unfinished(results)}**")
+    parts = []
     for task in results["tasks"]:
         parts += [f"## {task['name']}", _what(task)]
         parts += map(to_markdown, tables.of_task(results, task))
     if table := tables.speed(results):
         parts += ["## Speed", to_markdown(table)]
-    parts += ["## How it was made", f"    {results['command']}", _protocol(results)]
-    parts += ["`report.html` has the figures and every step; `results.json` every number, with its"
-              " n, seeds and interval."]  # fmt: skip
-    return "\n\n".join(part.strip() for part in parts if part) + "\n"
+    return whole_readme(results, _unfinished(results), parts, _protocol(results))
 
 
 def _numbers(results: Results, task: dict[str, Any]) -> Iterator[html.KeyNumber]:
@@ -112,25 +104,6 @@ def _unfinished(results: Results) -> str:
     )
 
 
-def _facts(results: Results) -> str:
-    machine, settings = results["machine"], results["settings"]
-    return html.facts(
-        {
-            "Run": {
-                "language model": f"{settings['lm']}, {settings['dtype']}",
-                "machine": f"{machine['cpu']}, {machine['cores']} cores",
-                "time": f"{results['seconds'] / 3600:.1f} h ({results['cpu_seconds'] / 3600:.1f}"
-                " h of CPU)",
-                "commit": results["commit"] or "unknown",
-            },
-            "Versions": results["versions"],
-        }
-    )
-
-
-def _footer(results: Results) -> str:
-    return (
-        f"Made by rewardjax {results['versions']['rewardjax']}, commit {results['commit']}, on"
-        f" {results['machine']['cpu']} ({results['machine']['cores']} cores) in"
-        f" {results['seconds'] / 3600:.1f} h; CPU time {results['cpu_seconds'] / 3600:.1f} h."
-    )
+def _facts(results: Results) -> dict[str, str]:
+    settings = results["settings"]
+    return {"language model": f"{settings['lm']}, {settings['dtype']}"}

@@ -15,9 +15,9 @@ from rewardjax.data.arithmetic import arithmetic
 from rewardjax.data.generations import Row, group_by_prompt, read_rows
 from rewardjax.data.prompts import PromptRow, read_prompts
 from rewardjax.data.tasks import Task
-from rewardjax.experiments.compare.workspace import Workspace
 from rewardjax.experiments.selection.scores import LOGPROB, open_scorer
 from rewardjax.experiments.selection.settings import GuideConfig, SelectionConfig, TaskConfig
+from rewardjax.experiments.workspace import Workspace
 from rewardjax.lm import LM, load_lm
 from rewardjax.report.write import write_text
 

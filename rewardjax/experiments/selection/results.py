@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
 
-from rewardjax.config import to_plain
 from rewardjax.decoding.selection import kl_bound
+from rewardjax.experiments.record import record
 from rewardjax.experiments.selection.pools import Pool, pools
 from rewardjax.experiments.selection.run import chooser, main_fits, pool_fits, size_fits
-from rewardjax.experiments.selection.settings import SelectionConfig, TaskConfig, probes
+from rewardjax.experiments.selection.settings import TaskConfig, probes
 from rewardjax.experiments.selection.steps import Fit, Steps, read_if_made
 from rewardjax.metrics.bootstrap import bootstrap_mean
 from rewardjax.metrics.selection import by_prompt
-from rewardjax.provenance import commit, machine, versions, without_paths
 
 REFERENCE = "L_Q"
 """The loss that the others are compared with, prompt by prompt."""
@@ -29,38 +27,14 @@ def collect(steps: Steps, command: str = "", *, finished: bool = True) -> dict[s
     planned = [fit for task in config.tasks for fit in _planned(steps, task)]
     missing = sum(not steps.numbers(fit).is_file() for fit in planned)
     speed = read_if_made(steps.speed(config.tasks[0], chooser(steps)))
-    record = steps.work.record()
-    return {
-        "name": config.name,
-        "question": config.question,
-        "command": public(config, command),
-        "settings": _settings(config),
+    return record(steps.work, command) | {
         "layers": list(steps.layers),
-        "machine": machine(),
-        "versions": versions(),
-        "commit": commit(),
         "bounds": {str(k): round(kl_bound(k), 4) for k in config.ks},
         "tasks": [found for task in config.tasks if (found := _task(steps, task)) is not None],
         "speed": speed,
         "finished": finished and not missing and speed is not None,
         "unfinished": {"fits": missing},
-        "seconds": round(sum(cost["seconds"] for cost in record), 1),
-        "cpu_seconds": round(sum(cost["cpu_seconds"] for cost in record), 1),
-        "commands": [public(config, cost["command"]) for cost in record],
     }
-
-
-def public(config: SelectionConfig, value: Any) -> Any:
-    """`value` with OUT for the workspace and file names for the paths of other files."""
-    shown = {path: PurePath(path).name for path in config.inputs}
-    return without_paths(value, shown | {config.out: "OUT", str(Path(config.out)): "OUT"})
-
-
-def _settings(config: SelectionConfig) -> dict[str, Any]:
-    plain = to_plain(config)
-    for name in ("out", "publish", "hours", "estimate"):
-        del plain[name]
-    return public(config, plain)
 
 
 def _planned(steps: Steps, task: TaskConfig) -> list[Fit]:

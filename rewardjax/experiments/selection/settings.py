@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from rewardjax.experiments.compare.settings import YamlOnly, merge
+from rewardjax.experiments.settings import YamlOnly, merge
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,6 @@ from jaxtyping import Array, Float
 from rewardjax.config import from_dict, to_plain
 from rewardjax.data.pooled import pooled_states
 from rewardjax.errors import RewardJaxError
-from rewardjax.experiments.compare.settings import slug
-from rewardjax.experiments.compare.workspace import Workspace
 from rewardjax.experiments.selection.fits import measure
 from rewardjax.experiments.selection.pools import Completions, Pool
 from rewardjax.experiments.selection.settings import (
@@ -27,6 +25,8 @@ from rewardjax.experiments.selection.settings import (
     fit_settings,
     probes,
 )
+from rewardjax.experiments.settings import slug
+from rewardjax.experiments.workspace import Workspace
 from rewardjax.lm import open_lm
 from rewardjax.probe_fit import FitConfig
 from rewardjax.report.write import write_text

@@ -13,13 +13,13 @@ import shlex
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from rich.console import Console
 
 from rewardjax.cli import program
 from rewardjax.errors import RewardJaxError
-from rewardjax.experiments.compare.settings import slug
+from rewardjax.experiments.settings import Experiment, slug
 from rewardjax.report.write import write_text
 
 
@@ -27,26 +27,10 @@ class OutOfTime(Exception):
     """The hours given are over: what was made stays, and the next run goes on."""
 
 
-@runtime_checkable
-class Resumable(Protocol):
-    """Settings of what is made step by step in a folder."""
-
-    @property
-    def out(self) -> str: ...
-
-    @property
-    def hours(self) -> float | None: ...
-
-    @property
-    def inputs(self) -> set[str]:
-        """Files that are read: they count by their content, wherever they lie."""
-        ...
-
-
 class Workspace:
     """Runs commands once each, and remembers what they cost."""
 
-    def __init__(self, config: Resumable) -> None:
+    def __init__(self, config: Experiment) -> None:
         self.config = config
         self.folder = Path(config.out)
         self.folder.mkdir(parents=True, exist_ok=True)
