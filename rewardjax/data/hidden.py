@@ -1,7 +1,8 @@
 """Forward passes of the frozen LM over many short texts: several texts share a row.
 
 Rows of one width, filled with whole texts, waste little on padding and need few compiled shapes;
-a mask keeps the texts of a row apart.
+a mask keeps the texts of a row apart. Texts with one beginning, completions of a prompt, may share
+it too: it is read once in a row, and all of them see it.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +26,7 @@ from rewardjax.sharding import place_batch
 _BATCH_TOKENS = {"cpu": 2048}
 _BATCH_TOKENS_ACCELERATOR = 32768
 _ROW = 64  # tokens in a row that short texts share
+_SHARE = 4  # a row is at least so many times as long as the beginning that its texts share
 
 
 @functools.partial(jax.jit, static_argnums=(0, 5, 6))
@@ -36,6 +38,7 @@ def hidden_states(
     segments: Int[Array, "B T"],
     layers: tuple[int, ...],
     dtype: str = "float32",
+    parents: Int[Array, "B T"] | None = None,
 ) -> dict[int, Float[Array, "B T D"]]:
     """Hidden states of rows that hold several texts; a token sees its own text up to itself.
 
@@ -44,9 +47,12 @@ def hidden_states(
     Args:
       positions: of each token in its own text.
       segments: number of the text in its row that a token belongs to.
+      parents: number of the segment before it that a token sees as well.
     """
     order = jnp.arange(tokens.shape[1])
     same = segments[:, :, None] == segments[:, None, :]
+    if parents is not None:
+        same |= parents[:, :, None] == segments[:, None, :]
     mask = same & (order[None, :] <= order[:, None])
     hidden, _ = forward(config, params, tokens, positions, mask, capture=layers)
     return {layer: hidden[layer].astype(dtype) for layer in layers}
@@ -107,31 +113,107 @@ def passes(config: LMConfig, lengths: np.ndarray) -> Iterator[tuple[int, int, li
             yield size, width, texts[start : start + size]
 
 
+class Chunk(NamedTuple):
+    """Texts that are read side by side after one beginning."""
+
+    shared: int
+    """tokens of that beginning"""
+    texts: list[int]
+    """their numbers"""
+
+
+def row_width(shared: int) -> int:
+    """Tokens of a row for texts that share a beginning of so many: it is a quarter at most, as far
+    as rows may grow."""
+    width, most = _ROW, _BATCH_TOKENS.get(jax.default_backend(), _BATCH_TOKENS_ACCELERATOR)
+    while width < min(_SHARE * shared, most):
+        width *= 2
+    return width
+
+
+def chunks(tokens: Sequence[np.ndarray], shared: Sequence[int] | None) -> list[Chunk]:
+    """Texts by their beginnings, as many to a chunk as a row holds; without any, each alone."""
+    if shared is None:
+        return [Chunk(0, [i]) for i in range(len(tokens))]
+    groups: dict[bytes, list[int]] = {}
+    for i, (ids, count) in enumerate(zip(tokens, shared, strict=True)):
+        begin = np.asarray(ids[:count], np.int64).tobytes() or f"alone {i}".encode()
+        groups.setdefault(begin, []).append(i)
+    own = np.array([len(ids) for ids in tokens]) - np.array(shared)
+    found = []
+    for texts in groups.values():
+        count = shared[texts[0]]
+        room = max(row_width(count) - count, int(own[texts].max()))
+        found += [Chunk(count, some) for some in pack(texts, own, room)]
+    return found
+
+
+def chunk_lengths(found: Sequence[Chunk], tokens: Sequence[np.ndarray]) -> np.ndarray:
+    """Tokens of each chunk, what its texts share counted once."""
+    return np.array([c.shared + sum(len(tokens[i]) - c.shared for i in c.texts) for c in found])
+
+
 def states_of_texts(
-    lm: Any, tokens: Sequence[np.ndarray], layers: Sequence[int], dtype: str = "float32"
+    lm: Any,
+    tokens: Sequence[np.ndarray],
+    layers: Sequence[int],
+    dtype: str = "float32",
+    *,
+    shared: Sequence[int] | None = None,
 ) -> Iterator[tuple[int, dict[int, np.ndarray]]]:
     """Every text's number and its states, layer → [T, D], in the order of the passes.
 
     Args:
       lm: an `rewardjax.lm.LM`.
       tokens: ids of each text, at least one token.
+      shared: how many of a text's first tokens are a beginning that others may have too (its
+        prompt): the same beginning is read once for as many texts as a row holds.
     """
-    lengths = np.array([len(ids) for ids in tokens])
+    found = chunks(tokens, shared)
+    lengths = chunk_lengths(found, tokens)
     with progress.bar("hidden states", int(lengths.sum())) as advance:
         for size, width, rows in passes(lm.config, lengths):
-            ids, positions, segments = np.zeros((3, size, width), np.int32)
-            places = []
-            for b, row in enumerate(rows):
-                start = 0
-                for number, i in enumerate(row, 1):
-                    stop = start + int(lengths[i])
-                    ids[b, start:stop], segments[b, start:stop] = tokens[i], number
-                    positions[b, start:stop] = np.arange(stop - start)
-                    places.append((i, b, start, stop))
-                    start = stop
-            read = place_batch((ids, positions, segments))
-            states = hidden_states(lm.config, lm.params, *read, tuple(layers), dtype)
+            inputs, places = _lay_out(
+                [[found[c] for c in row] for row in rows], tokens, size, width
+            )
+            ids, positions, segments, parents = place_batch(inputs)
+            states = hidden_states(
+                lm.config, lm.params, ids, positions, segments, tuple(layers), dtype, parents
+            )
             values = {layer: fetch(state) for layer, state in states.items()}
-            for i, b, start, stop in places:
-                yield i, {layer: value[b, start:stop] for layer, value in values.items()}
-            advance(sum(stop - start for _, _, start, stop in places))
+            for i, row, begin, own in places:
+                yield (
+                    i,
+                    {
+                        layer: np.concatenate([value[row, begin], value[row, own]])
+                        for layer, value in values.items()
+                    },
+                )
+            advance(int(sum(lengths[c] for row in rows for c in row)))
+
+
+def _lay_out(
+    rows: list[list[Chunk]], tokens: Sequence[np.ndarray], size: int, width: int
+) -> tuple[np.ndarray, list[tuple[int, int, slice, slice]]]:
+    """Token ids, positions, segments and parents [4, size, width]; and where each text's shared and
+    own tokens are: (text, row, slice, slice)."""
+    laid = np.zeros((4, size, width), np.int32)
+    places = []
+    for row, listed in enumerate(rows):
+        start = number = 0
+        for chunk in listed:
+            begin = slice(start, start + chunk.shared)
+            parent = number = number + 1
+            parts = [(begin, tokens[chunk.texts[0]][: chunk.shared], 0, parent)]
+            start = begin.stop
+            for i in chunk.texts:
+                ids = tokens[i][chunk.shared :]
+                own = slice(start, start + len(ids))
+                number += 1
+                parts.append((own, ids, chunk.shared, number))
+                places.append((i, row, begin, own))
+                start = own.stop
+            for where, ids, first, segment in parts:
+                positions = first + np.arange(len(ids))
+                laid[:, row, where] = np.broadcast_arrays(ids, positions, segment, parent)
+    return laid, places

@@ -16,7 +16,7 @@ from jaxtyping import Float
 
 from rewardjax.cache import cache_dir
 from rewardjax.data.features import cache_key
-from rewardjax.data.hidden import estimate, states_of_texts
+from rewardjax.data.hidden import chunk_lengths, chunks, estimate, states_of_texts
 from rewardjax.data.made_once import announce, open_or_make
 
 Pooling = Literal["last", "mean"]
@@ -44,7 +44,8 @@ def pooled_states(
     Args:
       lm: an `rewardjax.lm.LM`.
       tokens: ids of each text, prompt and completion.
-      starts: where each completion begins; before the text's end.
+      starts: where each completion begins; before the text's end. What comes before is read once
+        for the completions that have it in common.
       layers: in the order of the result; 0 = embeddings … L = after the final norm.
       keep: put them into the cache.
       root: where the files lie; default `cache_dir() / "pooled"`.
@@ -56,7 +57,7 @@ def pooled_states(
 
     def compute() -> np.ndarray:
         vectors = np.zeros(shape, np.float32)
-        for i, states in states_of_texts(lm, tokens, layers):
+        for i, states in states_of_texts(lm, tokens, layers, shared=starts):
             for place, layer in enumerate(layers):
                 vectors[i, place] = pool(states[layer], starts[i], pooling)
         return vectors
@@ -77,7 +78,7 @@ def pooled_states(
         return np.memmap(path, np.float32, "r", shape=shape)
 
     def make(folder: Path | None) -> None:
-        count = int(sum(len(ids) for ids in tokens))
+        count = int(chunk_lengths(chunks(tokens, starts), tokens).sum())
         what = f"States of {len(tokens):,} texts at {len(layers)} layers"
         announce(root, size, estimate(lm.config, count, layers), what, "use fewer texts")
         vectors = compute()

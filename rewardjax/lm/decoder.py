@@ -62,17 +62,16 @@ def _final_norm(config: LMConfig, rngs: nnx.Rngs) -> nnx.Module:
     return norm(config, config.hidden_size, rngs)
 
 
-def _narrow(mask, places, window: int):
-    """Hide keys that lie `window` or more slots behind the query's own place among them."""
-    slots = jnp.arange(mask.shape[-1])
-    return mask & (slots > places[:, :, None] - window)
+def _narrow(mask, positions, keys, window: int):
+    """Hide keys that lie `window` or more positions behind the query's own."""
+    return mask & (keys > positions[:, :, None] - window)
 
 
-def _view(config: LMConfig, positions, places, mask, windowed: bool):
+def _view(config: LMConfig, positions, keys, mask, windowed: bool):
     """(rotation, mask) of the layers that have the sliding window, or of those that have not."""
     rope = None if config.learned_positions else cos_sin(config, positions, windowed)
     window = config.sliding_window if windowed else None
-    return rope, mask if window is None else _narrow(mask, places, window)
+    return rope, mask if window is None else _narrow(mask, positions, keys, window)
 
 
 def forward(
@@ -119,12 +118,9 @@ def forward(
     if config.learned_positions:
         x = x + jnp.take(params["embed_positions"]["embedding"], positions, axis=0, mode="clip")
     x = constrain(x, BATCH)
-    # In a cache a key's slot is its position. Without one it is the token's own column, where texts
-    # may lie behind each other.
-    places = positions
-    if cache is None:
-        places = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
-    views = tuple(_view(config, positions, places, mask, windowed) for windowed in (False, True))
+    # Positions of the keys. In a cache that is a key's slot; without one the keys are the tokens.
+    keys = positions[:, None, :] if cache is None else jnp.arange(mask.shape[-1])
+    views = tuple(_view(config, positions, keys, mask, windowed) for windowed in (False, True))
     slots = positions if slots is None else slots
     run = _run_scanned if config.scan_layers else _run_unrolled
     hidden, x, cache = run(config, params["layers"], x, views, cache, slots, wanted, last)

@@ -3,6 +3,7 @@ measured."""
 
 from __future__ import annotations
 
+from rewardjax.data.hidden import row_width
 from rewardjax.experiments import estimate
 from rewardjax.experiments.estimate import unembedding, weights
 from rewardjax.experiments.selection.pools import Pool, pools
@@ -43,8 +44,9 @@ def table(steps: Steps) -> Table:
             own = {steps.fit_config(chooser(steps)).probe.pooling} if pool.guide else every
             for pooling in own:
                 if not steps.reading(pool, pooling).is_file():
-                    tokens = count * samples * (prompt + task.max_new_tokens)
-                    readings.append(tokens * reading / speed)
+                    new = samples * task.max_new_tokens
+                    shared = prompt / (row_width(round(prompt)) - prompt)  # read once in every row
+                    readings.append(count * new * (1 + shared) * reading / speed)
         fits = [*main_fits(steps, task), *size_fits(steps, task)]
         fits += [fit for pool in pools(task)[2:] for fit in pool_fits(steps, pool)]
         fittings += [
