@@ -123,7 +123,13 @@ def _sample(
     sampling = samples.of_round(config.sampling, number, lm.config.vocab_size)
     path = Path(config.run_dir) / "prompts.jsonl"
     rows = samples.sample(
-        folder / "completions.jsonl", path, sampling, lm=lm.source, dtype="float32", chat=False
+        folder / "completions.jsonl",
+        path,
+        sampling,
+        lm=lm.source,
+        fingerprint=lambda: lm.fingerprint,
+        dtype="float32",
+        chat=False,
     )
     values = None
     if oracle is not None:

@@ -1,5 +1,6 @@
 """Completions that a run samples and scores itself, in its directory; whatever a kill leaves there
-is gone on with.
+is gone on with. What an LM samples by itself is also kept in the cache: other runs that ask for the
+same, with another head or seed, copy it.
 
 prompts.jsonl        what is completed, each with the index that seeds its samples
 completions.jsonl    rows of `rewardjax decode guided`
@@ -9,6 +10,7 @@ scored.jsonl         the same completions with their rewards: `data.path` of oth
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,6 +19,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32
 
+from rewardjax.cache import cache_dir
 from rewardjax.cli import program
 from rewardjax.data.arithmetic import arithmetic
 from rewardjax.data.generations import Row, read_rows
@@ -27,7 +30,8 @@ from rewardjax.data.tasks import Task, read_gsm8k, read_mbpp
 from rewardjax.errors import RewardJaxError, short
 from rewardjax.lm import OpenedLM
 from rewardjax.oracle import Oracle
-from rewardjax.progress import bar
+from rewardjax.progress import bar, note
+from rewardjax.provenance import versions
 from rewardjax.report.write import write_text
 from rewardjax.sequence import Completion
 from rewardjax.text import EncodedPrompt, check_fit, encode_prompt
@@ -133,21 +137,31 @@ def sample(
     sampling: SampleConfig,
     *,
     lm: str,
+    fingerprint: Callable[[], str],
     dtype: str,
     chat: bool,
     guide: Path | None = None,
 ) -> list[Row]:
-    """Sample what is not there yet, as `rewardjax decode guided` does; all rows.
+    """Sample what is not there yet, as `rewardjax decode guided` does, or copy it; all rows.
 
     Args:
       out: the rows' file.
       sampling: `resolved`.
+      fingerprint: of the LM's weights; asked for where something is to be sampled.
       guide: the folder of a reward model that steers, with β = 1.
 
     Raises:
       RewardJaxError: as `rewardjax decode guided`.
     """
-    if not out.exists() or out.with_name(out.name + ".partial.json").exists():
+    done = out.exists() and not out.with_name(out.name + ".partial.json").exists()
+    kept = None
+    if not done and guide is None:
+        asked = dataclasses.asdict(sampling) | {"batch_size": None}  # decides no text
+        kept = _kept([fingerprint(), dtype, prompts.read_text("utf-8"), asked, chat])
+    if kept is not None and kept.is_file() and not out.exists():
+        note(f"{out.name}: sampled before by the same LM and settings, copied from {kept}")
+        write_text(out, kept.read_text("utf-8"))
+    elif not done:
         flags = {
             "lm": lm,
             "dtype": dtype,
@@ -165,7 +179,17 @@ def sample(
         argv = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
         argv += ["--stop", *sampling.stop] if sampling.stop else []
         program("decode", "guided")([*argv, *(["--chat"] if chat else []), "--resume"])
+        if kept is not None:
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            write_text(kept, out.read_text("utf-8"))
     return read_rows(out)
+
+
+def _kept(behind: Sequence[object]) -> Path:
+    """Where samples lie in the cache: under a hash of all that decides them."""
+    text = json.dumps([versions()["rewardjax"], *behind], sort_keys=True)
+    name = hashlib.sha256(text.encode()).hexdigest()[:32]
+    return cache_dir() / "samples" / f"{name}.jsonl"
 
 
 def names_of(rows: Sequence[Row]) -> list[str]:

@@ -107,7 +107,8 @@ def _training(settings: dict[str, Any], opened: OpenedLM) -> tuple[float, dict[s
 
 def _nado(settings: dict[str, Any], opened: OpenedLM) -> tuple[float, dict[str, float]]:
     """Each round's texts are sampled and read once; the head's own products are few."""
-    return settings.get("rounds", 1) * _sampling(settings, opened), {}
+    sampled = _sampling(settings, opened)
+    return (settings.get("rounds", 1) - 1) * sampled, {_samples(settings): sampled}
 
 
 def _fine_tuning(settings: dict[str, Any], opened: OpenedLM) -> tuple[float, dict[str, float]]:
@@ -119,7 +120,13 @@ def _fine_tuning(settings: dict[str, Any], opened: OpenedLM) -> tuple[float, dic
     batches = 1 + (steered and objective.get("prefixes") == "samples")  # of texts, and of samples
     own = settings.get("refit") or "samples" in (objective.get("prefixes"), objective.get("source"))
     sampled = _sampling(settings, opened) if own else 0.0
-    return rounds * (sampled + (6 + 2 * steered) * batches * epochs * tokens * every), {}
+    updates = rounds * (6 + 2 * steered) * batches * epochs * tokens * every
+    return updates + (rounds - 1) * sampled, {_samples(settings): sampled} if own else {}
+
+
+def _samples(settings: dict[str, Any]) -> str:
+    """Name of what the LM samples for a first round: whoever asks for the same copies it."""
+    return json.dumps([settings.get("prompts"), settings.get("sampling")], sort_keys=True)
 
 
 def _sampling(settings: dict[str, Any], opened: OpenedLM) -> float:
