@@ -8,6 +8,7 @@ it too: it is read once in a row, and all of them see it.
 from __future__ import annotations
 
 import functools
+import math
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -26,7 +27,6 @@ from rewardjax.sharding import place_batch
 _BATCH_TOKENS = {"cpu": 2048}
 _BATCH_TOKENS_ACCELERATOR = 32768
 _ROW = 64  # tokens in a row that short texts share
-_SHARE = 4  # a row is at least so many times as long as the beginning that its texts share
 
 
 @functools.partial(jax.jit, static_argnums=(0, 5, 6))
@@ -58,12 +58,16 @@ def hidden_states(
     return {layer: hidden[layer].astype(dtype) for layer in layers}
 
 
-def estimate(config: LMConfig, tokens: int, layers: Sequence[int]) -> float:
-    """FLOPs of the hidden states of `tokens` tokens: 2 per weight that a token meets."""
+def layer_weights(config: LMConfig) -> int:
+    """Weights of a layer's matrix products: a token meets every one once."""
     heads = config.num_attention_heads + config.num_key_value_heads
     attention = 2 * config.hidden_size * config.head_dim * heads
-    feed_forward = 3 * config.hidden_size * config.intermediate_size
-    return 2.0 * tokens * (attention + feed_forward) * max(layers, default=0)
+    return attention + (2 + config.mlp_gated) * config.hidden_size * config.intermediate_size
+
+
+def estimate(config: LMConfig, tokens: int, layers: Sequence[int]) -> float:
+    """FLOPs of the hidden states of `tokens` tokens: 2 per weight that a token meets."""
+    return 2.0 * tokens * layer_weights(config) * max(layers, default=0)
 
 
 def machine_flops() -> float:
@@ -122,16 +126,25 @@ class Chunk(NamedTuple):
     """their numbers"""
 
 
-def row_width(shared: int) -> int:
-    """Tokens of a row for texts that share a beginning of so many: it is a quarter at most, as far
-    as rows may grow."""
-    width, most = _ROW, _BATCH_TOKENS.get(jax.default_backend(), _BATCH_TOKENS_ACCELERATOR)
-    while width < min(_SHARE * shared, most):
+def row_width(config: LMConfig, shared: int) -> int:
+    """Tokens of a row for texts that share a beginning of so many.
+
+    In a row of w tokens a share P / w goes to the beginning, and a token's scores against the row
+    cost 2 w H D_head beside W, its products with a layer's weights: least together near
+    w = √(P W / (2 H D_head)).
+    """
+    scores = 2 * config.num_attention_heads * config.head_dim
+    best = math.sqrt(shared * layer_weights(config) / scores)
+    best = min(best, _BATCH_TOKENS.get(jax.default_backend(), _BATCH_TOKENS_ACCELERATOR))
+    width = _ROW
+    while width * math.sqrt(2) < best:
         width *= 2
     return width
 
 
-def chunks(tokens: Sequence[np.ndarray], shared: Sequence[int] | None) -> list[Chunk]:
+def chunks(
+    config: LMConfig, tokens: Sequence[np.ndarray], shared: Sequence[int] | None
+) -> list[Chunk]:
     """Texts by their beginnings, as many to a chunk as a row holds; without any, each alone."""
     if shared is None:
         return [Chunk(0, [i]) for i in range(len(tokens))]
@@ -143,7 +156,7 @@ def chunks(tokens: Sequence[np.ndarray], shared: Sequence[int] | None) -> list[C
     found = []
     for texts in groups.values():
         count = shared[texts[0]]
-        room = max(row_width(count) - count, int(own[texts].max()))
+        room = max(row_width(config, count) - count, int(own[texts].max()))
         found += [Chunk(count, some) for some in pack(texts, own, room)]
     return found
 
@@ -169,7 +182,7 @@ def states_of_texts(
       shared: how many of a text's first tokens are a beginning that others may have too (its
         prompt): the same beginning is read once for as many texts as a row holds.
     """
-    found = chunks(tokens, shared)
+    found = chunks(lm.config, tokens, shared)
     lengths = chunk_lengths(found, tokens)
     with progress.bar("hidden states", int(lengths.sum())) as advance:
         for size, width, rows in passes(lm.config, lengths):

@@ -78,7 +78,7 @@ def pooled_states(
         return np.memmap(path, np.float32, "r", shape=shape)
 
     def make(folder: Path | None) -> None:
-        count = int(chunk_lengths(chunks(tokens, starts), tokens).sum())
+        count = int(chunk_lengths(chunks(lm.config, tokens, starts), tokens).sum())
         what = f"States of {len(tokens):,} texts at {len(layers)} layers"
         announce(root, size, estimate(lm.config, count, layers), what, "use fewer texts")
         vectors = compute()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from rewardjax.data.hidden import machine_flops
+from rewardjax.data.hidden import layer_weights, machine_flops
 from rewardjax.experiments.workspace import Workspace
 from rewardjax.lm import LMConfig
 from rewardjax.report.table import Cell, Table
@@ -18,15 +18,12 @@ def speed() -> float:
     return EFFICIENCY * machine_flops()
 
 
-def weights(config: LMConfig) -> float:
+def weights(config: LMConfig) -> int:
     """Weights of the layers' matrix products: each token meets every one once."""
-    heads = config.num_attention_heads + config.num_key_value_heads
-    attention = 2 * config.hidden_size * config.head_dim * heads
-    feed_forward = (2 + config.mlp_gated) * config.hidden_size * config.intermediate_size
-    return config.num_hidden_layers * (attention + feed_forward)
+    return config.num_hidden_layers * layer_weights(config)
 
 
-def unembedding(config: LMConfig) -> float:
+def unembedding(config: LMConfig) -> int:
     """Weights between the last state and the logits."""
     return config.hidden_size * config.vocab_size
 

@@ -40,11 +40,14 @@ def test_states_after_a_shared_prompt_are_those_of_each_text_alone(tiny_lm, wind
 
 
 def test_a_prompt_is_read_once_for_as_many_completions_as_a_row_holds():
+    config = tiny_config()
+    assert [hidden.row_width(config, n) for n in (0, 3, 20, 10**6)] == [64, 64, 64, 2048]
+    larger = dataclasses.replace(config, intermediate_size=40_000)
+    assert [hidden.row_width(larger, n) for n in (0, 1, 20)] == [64, 256, 1024]
     tokens, shared = texts()
-    found = hidden.chunks(tokens, shared)
-    assert sorted(i for chunk in found for i in chunk.texts) == list(range(len(tokens)))
-    lengths = hidden.chunk_lengths(found, tokens)
-    # After 20 tokens: the longest and the shortest in one row of 128, the others in another.
-    assert sorted(lengths) == sorted([3 + 7, 20 + 101, 20 + 51, 37 + 5, 6])
-    assert [hidden.row_width(n) for n in (0, 20, 10**6)] == [64, 128, 2048]
-    assert len(hidden.chunks(tokens, None)) == len(tokens)
+    for model, of_twenty in ((larger, [20 + 152]), (config, [20 + 100, 20 + 52])):
+        found = hidden.chunks(model, tokens, shared)
+        assert sorted(i for chunk in found for i in chunk.texts) == list(range(len(tokens)))
+        lengths = hidden.chunk_lengths(found, tokens)
+        assert sorted(lengths) == sorted([3 + 7, *of_twenty, 37 + 5, 6])
+    assert len(hidden.chunks(config, tokens, None)) == len(tokens)

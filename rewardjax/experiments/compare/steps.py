@@ -1,4 +1,4 @@
-"""The steps of a comparison: train, decode, evaluate, choose β, analyse. Each is made once."""
+"""The later steps of a comparison: decode, evaluate, choose β. Each is made once."""
 
 from __future__ import annotations
 
@@ -9,17 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from rewardjax.config import from_dict, to_plain
+from rewardjax.config import from_dict
 from rewardjax.data.generations import read_rows
-from rewardjax.experiments.compare.programs import program_of, shared
+from rewardjax.experiments.compare.programs import program_of
 from rewardjax.experiments.compare.settings import (
     ArmConfig,
     CompareConfig,
     ModelConfig,
-    models,
     strengths,
 )
-from rewardjax.experiments.settings import merge
+from rewardjax.experiments.compare.trainings import Trainings
 from rewardjax.experiments.workspace import Workspace
 from rewardjax.lm import LM, load_lm
 from rewardjax.metrics.evaluation import evaluate
@@ -27,7 +26,6 @@ from rewardjax.metrics.scorers import Scorer, load_scorers
 from rewardjax.oracle import OracleConfig, as_scorer
 from rewardjax.progress import bar
 from rewardjax.report.write import write_text
-from rewardjax.rewards import PARAMETRIZATIONS
 
 PERPLEXITY = "perplexity"
 
@@ -45,46 +43,13 @@ class Cell:
     """of the full protocol"""
 
 
-class Steps:
+class Steps(Trainings):
     """Everything that is made in one workspace. Judges and LMs are loaded when first needed."""
 
     def __init__(self, config: CompareConfig, work: Workspace) -> None:
-        self.config, self.work = config, work
+        super().__init__(config, work)
         self._scorers: list[Scorer] | None = None
         self._judge_lm: LM | None = None
-
-    # Training
-
-    def run_dir(self, model: ModelConfig, seed: int) -> Path:
-        """Folder of a training run."""
-        settings = self.training(model, seed)
-        return self.work.place("models", f"{_kind(model, settings)}-s{seed}", settings)
-
-    def training(self, model: ModelConfig, seed: int) -> dict[str, Any]:
-        """All settings of a training run, as its command's YAML has them (without run_dir)."""
-        program = program_of(model)
-        own: dict[str, Any] = {"lm": self.config.lm, "seed": seed}
-        if not program.makes_lm:  # that one is trained in float32
-            own["dtype"] = self.config.dtype
-        settings = merge(merge(shared(self.config, model), model.settings), own)
-        if model.teacher is not None:
-            teacher = next(m for m in models(self.config) if m.name == model.teacher)
-            settings[program.teacher] = str(self.trained(teacher, self.config.seeds[0]))
-        return settings
-
-    def trained(self, model: ModelConfig, seed: int) -> Path:
-        """Folder of a trained reward model, or of a fine-tuned LM."""
-        folder = self.run_dir(model, seed)
-        return program_of(model).output(folder, self.training(model, seed))
-
-    def train(self, model: ModelConfig, seed: int) -> None:
-        """Train one model."""
-        folder = self.run_dir(model, seed)
-        settings = folder.with_suffix(folder.suffix + ".yaml")
-        write_text(settings, _yaml(self.training(model, seed)))
-        resume = ["--resume"] if (folder / "config.yaml").is_file() else []
-        argv = [str(settings), "--run-dir", str(folder), *resume]
-        self.work.command(self.trained(model, seed), ("train", program_of(model).name), argv)
 
     # Decoding
 
@@ -221,53 +186,6 @@ class Steps:
                 best, score = beta, value
         return best
 
-    # Rank
-
-    def reads_candidates(self, model: ModelConfig) -> bool:
-        """Whether a model runs on every candidate (RAD): its rows cost |V| forwards each."""
-        settings = self.training(model, self.config.seeds[0]).get("reward_model", {})
-        return PARAMETRIZATIONS[settings.get("parametrization", "arm")].reads_candidates
-
-    def rank(self, model: ModelConfig, seed: int) -> Path:
-        """Folder of a rank analysis."""
-        behind = [self.training(model, seed), to_plain(self.config.rank)]
-        return self.work.place("rank", f"{_kind(model, behind[0])}-s{seed}", behind)
-
-    def analyse_rank(self, model: ModelConfig, seed: int) -> None:
-        """Rank of a model's raw reward matrix."""
-        rank, out = self.config.rank, self.rank(model, seed)
-        argv = ["--lm", self.config.lm, "--lm-dtype", self.config.dtype]
-        argv += ["--reward-model", str(self.trained(model, seed))]
-        argv += ["--prefixes", *rank.prefixes, "--text-field", rank.text_field]
-        argv += ["--num-prefixes", str(rank.num_prefixes), "--columns", rank.columns]
-        argv += ["--check-prefixes", str(rank.check_prefixes), "--out", str(out), "--resume"]
-        self.work.command(out / "rank.json", ("analyze", "rank"), argv)
-
-    # Agreement
-
-    def agreement(self, model: ModelConfig, seed: int) -> Path:
-        """JSON of a model's agreement with the first model's first seed."""
-        behind = [
-            self.training(model, seed),
-            str(self._reference()),
-            to_plain(self.config.agreement),
-        ]
-        return self.work.place("agreement", f"{_kind(model, behind[0])}-s{seed}", behind, ".json")
-
-    def measure_agreement(self, model: ModelConfig, seed: int) -> None:
-        """Rewards of a model beside those of the first one, on the same tokens."""
-        config, out = self.config.agreement, self.agreement(model, seed)
-        argv = ["--lm", self.config.lm, "--lm-dtype", self.config.dtype]
-        argv += ["--reward-model", str(self.trained(model, seed))]
-        argv += ["--teacher", str(self._reference())]
-        argv += ["--texts", str(config.texts), "--text-field", config.text_field]
-        argv += ["--num-texts", str(config.num_texts)]
-        argv += ["--num-candidates", str(config.num_candidates), "--out", str(out)]
-        self.work.command(out, ("analyze", "agreement"), argv)
-
-    def _reference(self) -> Path:
-        return self.trained(models(self.config)[0], self.config.seeds[0])
-
 
 def judges(config: CompareConfig) -> list[Scorer]:
     """What the texts are judged by: scorers, and oracles as scorers.
@@ -288,15 +206,6 @@ def _value(numbers: dict[str, Any], key: str, *, missing: float) -> float:
     return missing if value is None else value
 
 
-def _kind(model: ModelConfig, settings: dict[str, Any]) -> str:
-    """What a model is, whatever it is called: comparisons may call the same one differently."""
-    program = program_of(model)
-    if program.name in ("nado", "attribute"):
-        return program.name
-    kind = settings.get("reward_model", {}).get("parametrization", "arm")
-    return f"{kind}-distilled" if model.teacher else kind
-
-
 def _inverts(model: ModelConfig, arm: ArmConfig) -> bool:
     return arm.invert if model.invert is None else model.invert
 
@@ -304,9 +213,3 @@ def _inverts(model: ModelConfig, arm: ArmConfig) -> bool:
 def _name(cell: Cell) -> str:
     what = f"guided-s{cell.seed}-b{cell.beta:g}" if cell.model else "unguided"
     return f"{cell.arm.name}-{what}" + ("-full" if cell.full else "")
-
-
-def _yaml(settings: dict[str, Any]) -> str:
-    import yaml
-
-    return yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)

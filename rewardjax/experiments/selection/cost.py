@@ -45,7 +45,9 @@ def table(steps: Steps) -> Table:
             for pooling in own:
                 if not steps.reading(pool, pooling).is_file():
                     new = samples * task.max_new_tokens
-                    shared = prompt / (row_width(round(prompt)) - prompt)  # read once in every row
+                    shared = prompt / (
+                        row_width(opened.config, round(prompt)) - prompt
+                    )  # read once in every row
                     readings.append(count * new * (1 + shared) * reading / speed)
         fits = [*main_fits(steps, task), *size_fits(steps, task)]
         fits += [fit for pool in pools(task)[2:] for fit in pool_fits(steps, pool)]
