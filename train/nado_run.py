@@ -69,7 +69,9 @@ def prepare(
     layers = {*model.layers, *([top] if whole and consistent else [])}
     dtype = config.features.dtype
     if layers:
-        states = features.load_or_compute(lm, tokens, sorted(layers), dtype=dtype)
+        states = features.load_or_compute(
+            lm, tokens, sorted(layers), dtype=dtype, shared=starts.tolist()
+        )
     candidates = None
     if not whole and (consistent or weighted):
         candidates = lm_candidates(

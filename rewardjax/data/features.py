@@ -84,6 +84,7 @@ def load_or_compute(
     *,
     dtype: str = "float32",
     root: Path | None = None,
+    shared: Sequence[int] | None = None,
 ) -> Features:
     """The hidden states of every text at `layers`, from the cache if they are there.
 
@@ -93,6 +94,7 @@ def load_or_compute(
       layers: 0 = embeddings … L = after the final norm (the logits are one product away).
       dtype: float32 or bfloat16, as stored.
       root: where the folders lie; default `cache_dir() / "features"`.
+      shared: as `states_of_texts` takes it, completions of one prompt; changes rounding alone.
 
     Raises:
       RewardJaxError: unknown dtype, or too little space on the disk.
@@ -113,7 +115,7 @@ def load_or_compute(
 
     def make(folder: Path | None) -> None:
         _announce(lm.config, shape, layers, dtype, root)
-        _compute(lm, tokens, layers, dtype, folder, offsets)
+        _compute(lm, tokens, layers, dtype, shared, folder, offsets)
 
     root.mkdir(parents=True, exist_ok=True)
     found, computed = open_or_make(directory, open_, make)
@@ -133,6 +135,7 @@ def _compute(
     tokens: Sequence[np.ndarray],
     layers: Sequence[int],
     dtype: str,
+    shared: Sequence[int] | None,
     folder: Path | None,
     offsets: np.ndarray,
 ) -> None:
@@ -141,7 +144,7 @@ def _compute(
     if folder is not None:
         files = {layer: (folder / f"layer_{layer}.bin").open("wb") for layer in layers}
     try:
-        for i, states in states_of_texts(lm, tokens, layers, dtype):
+        for i, states in states_of_texts(lm, tokens, layers, dtype, shared=shared):
             for layer, file in files.items():
                 values = np.ascontiguousarray(states[layer])
                 file.seek(int(offsets[i]) * values.shape[1] * values.itemsize)
