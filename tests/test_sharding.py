@@ -29,9 +29,9 @@ MESHES = {
     "fill": MeshConfig(data=1, fsdp=-1, tensor=2),
 }
 HEADS = {
-    "arm own": RewardModelConfig(backbone="own", num_layers=2),
-    "rad": RewardModelConfig("rad", "own", num_layers=2),
-    "rad lora": RewardModelConfig("rad", "own", num_layers=2, lora_rank=2),
+    "arm own": RewardModelConfig(backbone="own", num_layers=1),
+    "rad": RewardModelConfig("rad", "own", num_layers=1),
+    "rad lora": RewardModelConfig("rad", "own", num_layers=1, lora_rank=2),
     "factors": RewardModelConfig("arm_factors", rank=3),
 }
 TRAINED = [("arm own", "fsdp"), ("rad lora", "all"), ("factors", "tensor")]
