@@ -107,7 +107,7 @@ def test_a_prompt_is_read_once_for_all_its_samples(tiny_lm, monkeypatch):
 
     monkeypatch.setattr(slots, "prefill", counted)
     prompts = [*PROMPTS, PROMPTS[0]]
-    rj.generate(tiny_lm, prompts, num_samples=3, max_new_tokens=2, batch_size=9)
+    rj.generate(tiny_lm, prompts, num_samples=3, max_new_tokens=1, batch_size=9)
     assert read == [4, 2]  # rows 0-8: three prompts, padded to four; rows 9-14: two
     read.clear()
     rj.generate(tiny_lm, prompts, num_samples=4, max_new_tokens=1, batch_size=9)

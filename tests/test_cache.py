@@ -6,6 +6,7 @@ from pathlib import Path
 import jax
 import pytest
 
+import rewardjax as rj
 from rewardjax.cache import cache_dir, keep_compiled
 
 
@@ -31,24 +32,41 @@ jax.jit(lambda x: x + 1)(1.0)
 """
 
 
-@pytest.mark.parametrize("enabled", [True, False])
-def test_what_is_compiled_is_kept(tiny_lm_dir, tmp_path, enabled):
+def test_what_is_compiled_is_kept(tiny_lm_dir, tmp_path):
     environment = os.environ | {
         "REWARDJAX_CACHE": str(tmp_path),
-        "JAX_ENABLE_COMPILATION_CACHE": str(enabled).lower(),
+        "JAX_ENABLE_COMPILATION_CACHE": "true",
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
     argv = [sys.executable, "-c", COMPILE, str(tiny_lm_dir)]
     subprocess.run(argv, check=True, env=environment)
-    kept = list(tmp_path.glob("compiled/jit__lambda*"))
-    assert bool(kept) == enabled
+    assert list(tmp_path.glob("compiled/jit__lambda*"))
 
 
-def test_a_folder_of_the_users_own_wins(monkeypatch, tmp_path):
+@pytest.fixture
+def folder():
+    """What JAX's setting of the folder is, put back afterwards."""
     before = jax.config.values["jax_compilation_cache_dir"]
+    yield before
+    jax.config.update("jax_compilation_cache_dir", before)
+
+
+def test_nothing_is_kept_where_jax_is_told_so(tiny_lm_dir, tmp_path, monkeypatch, folder):
+    """By JAX_ENABLE_COMPILATION_CACHE=false, as in every process of these tests."""
+    assert os.environ["JAX_ENABLE_COMPILATION_CACHE"] == "false"
+    monkeypatch.setenv("REWARDJAX_CACHE", str(tmp_path))
+    jax.config.update("jax_compilation_cache_dir", None)
+    rj.load_lm(tiny_lm_dir)
+    assert jax.config.values["jax_compilation_cache_dir"] == str(tmp_path / "compiled")
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     try:
-        jax.config.update("jax_compilation_cache_dir", str(tmp_path))
-        keep_compiled()
-        assert jax.config.values["jax_compilation_cache_dir"] == str(tmp_path)
+        jax.jit(lambda x: x + 1)(1.0)
     finally:
-        jax.config.update("jax_compilation_cache_dir", before)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+    assert not list(tmp_path.rglob("jit__lambda*"))
+
+
+def test_a_folder_of_the_users_own_wins(tmp_path, folder):
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path))
+    keep_compiled()
+    assert jax.config.values["jax_compilation_cache_dir"] == str(tmp_path)

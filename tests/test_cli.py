@@ -93,7 +93,9 @@ def test_debug_anywhere_shows_the_traceback(command, capsys):
     command(lambda argv: seen.append(argv) or raising(RewardJaxError("bad"))(argv))
     assert cli.main(["quickstart", "--debug", "--seed", "1"]) == 2
     assert seen == [["--seed", "1"]]
-    assert "Traceback" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "Traceback (most recent call last)" in err
+    assert err.splitlines()[-1] == "rewardjax: error: bad"
 
 
 def test_disk_full_is_one_line(command, capsys):

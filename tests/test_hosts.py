@@ -58,8 +58,8 @@ def together(two, tmp_path):
 
 
 def until(condition):
-    """Waits for a minute at most."""
-    deadline = time.monotonic() + 60
+    """Waits for five minutes at most."""
+    deadline = time.monotonic() + 300
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)

@@ -29,19 +29,15 @@ MESHES = {
     "fill": MeshConfig(data=1, fsdp=-1, tensor=2),
 }
 HEADS = {
-    "arm": RewardModelConfig(),
-    "arm own": RewardModelConfig(backbone="own", num_layers=2),
-    "rad": RewardModelConfig("rad", "own", num_layers=2),
-    "rad lora": RewardModelConfig("rad", "own", num_layers=2, lora_rank=2),
+    "arm own": RewardModelConfig(backbone="own", num_layers=1),
+    "rad": RewardModelConfig("rad", "own", num_layers=1),
+    "rad lora": RewardModelConfig("rad", "own", num_layers=1, lora_rank=2),
     "factors": RewardModelConfig("arm_factors", rank=3),
 }
-SPREAD = [
-    ("arm own", "fsdp"),
-    ("rad", "all"),
-    ("rad lora", "data"),
-    ("factors", "tensor"),
-]
-"""Every mesh; heads on the LM's states, on a backbone, on candidates, with adapters."""
+TRAINED = [("arm own", "fsdp"), ("rad lora", "all"), ("factors", "tensor")]
+"""Every axis; heads on the LM's states, on a backbone, on candidates, with adapters."""
+DECODED = [("arm own", "fsdp"), ("rad", "all")]
+"""Every axis; a head on the state before, and one on candidates."""
 PROMPTS = ["the film was", "it is", "a good", "not a bad film"]
 
 
@@ -151,7 +147,7 @@ def test_heads_are_not_cut(tiny_lm_dir):
 @pytest.fixture(scope="module")
 def saved(tiny_lm, tmp_path_factory):
     folder = tmp_path_factory.mktemp("sharded")
-    return {name: save_random(folder / name, tiny_lm, config) for name, config in HEADS.items()}
+    return {name: save_random(folder / name, tiny_lm, HEADS[name]) for name, _ in DECODED}
 
 
 def texts(folder, source, **settings):
@@ -163,7 +159,7 @@ def texts(folder, source, **settings):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize(("head", "mesh"), SPREAD)
+@pytest.mark.parametrize(("head", "mesh"), DECODED)
 def test_the_same_texts(saved, tiny_lm_dir, head, mesh):
     """Also of a batch that the devices do not divide, which refills its slots."""
     alone = texts(saved[head], tiny_lm_dir, batch_size=5)
@@ -175,7 +171,7 @@ def test_the_same_texts(saved, tiny_lm_dir, head, mesh):
             np.testing.assert_allclose(a.rewards, b.rewards, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(("head", "mesh"), SPREAD)
+@pytest.mark.parametrize(("head", "mesh"), TRAINED)
 def test_five_steps_are_the_same(tiny_lm_dir, tmp_path, monkeypatch, head, mesh):
     monkeypatch.setenv("REWARDJAX_CACHE", str(tmp_path / "cache"))
     rng = np.random.default_rng(0)

@@ -29,14 +29,15 @@ def ratings(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
 
 
-def arguments(lm_dir, **changes):
+def arguments(lm_dir):
     given = {"lm": lm_dir, "layer": 2, "texts": 320, "steps": 60, "beta": 200, "num-prompts": 12}
-    given |= {"num-samples": 4, "max-new-tokens": 8, "out": "out", **changes}
+    given |= {"num-samples": 4, "max-new-tokens": 8, "out": "out"}
     return ["quickstart", *(str(x) for k, v in given.items() for x in (f"--{k}", v))]
 
 
 def test_the_whole_chain_and_its_reuse(ratings, tiny_lm_dir, tmp_path, capsys, monkeypatch):
     # A random LM hardly ever writes a word that VADER knows: the verdict here is on the reward.
+    headline = quickstart.HEADLINE
     monkeypatch.setattr(quickstart, "HEADLINE", "reward")
     assert main(arguments(tiny_lm_dir)) == 0
     printed = capsys.readouterr().out
@@ -68,14 +69,14 @@ def test_the_whole_chain_and_its_reuse(ratings, tiny_lm_dir, tmp_path, capsys, m
     assert again["results"] == results["results"]
     assert again["seconds"]["training"] == results["seconds"]["training"]
 
-
-def test_no_effect_is_status_one_with_the_table(ratings, tiny_lm_dir, tmp_path, capsys):
-    status = main(arguments(tiny_lm_dir, steps=1, beta=0.01, **{"num-prompts": 4}))
+    # On these texts the judge's own verdict is that there is no effect: status 1, with the table.
+    capsys.readouterr()
+    monkeypatch.setattr(quickstart, "HEADLINE", headline)
+    assert main(arguments(tiny_lm_dir)) == 1
     printed = capsys.readouterr().out
-    assert status == 1
     assert "does NOT show" in printed
     assert "positive rate" in printed
-    assert (tmp_path / "out" / "report.html").is_file()
+    assert (out / "report.html").is_file()
 
 
 def test_a_folder_of_something_else_is_left_alone(ratings, tiny_lm_dir, tmp_path, capsys):

@@ -32,7 +32,7 @@ PROMPTS = [
     "The restaurant was terrible: the food",
     "Python is a programming language that lets you work quickly and",
     "If you want to be happy,",
-    "The old man looked at the boy, smiled, put down his heavy bag and slowly",
+    "The old man looked at the boy, smiled, put down his bag and slowly",
 ]
 NEW = 20
 TEXTS = [

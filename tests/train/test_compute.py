@@ -28,7 +28,7 @@ RNG = np.random.default_rng(0)
 LENGTHS = jnp.array([12, 3, 7, 1, 9, 2, 0, 0], jnp.int32)  # a leftover batch, unevenly spread
 TOKENS = jnp.asarray(RNG.integers(0, V, (B, T)), jnp.int32)
 OPTIM = OptimConfig(learning_rate=1e-2)
-OWN = RewardModelConfig("arm", "own", num_layers=2)
+OWN = RewardModelConfig("arm", "own", num_layers=1)
 LOSSES = {
     "labels": LabelLoss(ObjectiveConfig("mse", 0.7)),
     "several random tokens": LabelLoss(ObjectiveConfig("bce", 0.7, num_random_tokens=3)),
@@ -37,17 +37,16 @@ LOSSES = {
 HEADS = {
     "arm": RewardModelConfig(layer=2),
     "arm own": OWN,
-    "rad": RewardModelConfig("rad", "own", num_layers=2),
-    "lora": RewardModelConfig("arm", "own", num_layers=2, lora_rank=2),
+    "rad": RewardModelConfig("rad", "own", num_layers=1),
+    "lora": RewardModelConfig("arm", "own", num_layers=1, lora_rank=2),
 }
 
 
 def start(lm, config):
     """A reward model with noise in its head, so that its gradients are not zero."""
     own = config.backbone == "own"
-    body = dataclasses.replace(lm.config, num_hidden_layers=2) if own else None
-    layers = {n: lm.params["layers"][n] for n in ("0", "1")}
-    weights = {**lm.params, "layers": layers} if own else lm.params
+    body = dataclasses.replace(lm.config, num_hidden_layers=1) if own else None
+    weights = {**lm.params, "layers": {"0": lm.params["layers"]["0"]}} if own else lm.params
     model = rewards.build(config, lm.config, body)
     params = model.init(jax.random.key(0), weights)
     noisy = jax.tree.map(

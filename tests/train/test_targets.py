@@ -14,9 +14,11 @@ from rewardjax.export import load_reward_model
 from rewardjax.rewards import RewardModelConfig
 from rewardjax.train import candidates, targets, token_rows
 from rewardjax.train.settings import DistillObjectiveConfig
+from tests.rewards.calls import candidate_rewards, compiled
 from tests.trained import save_random
 
 LENGTHS = [7, 3, 12, 2, 9]
+WIDTH = max(LENGTHS)
 TOKENS = [
     np.random.default_rng(i).integers(3, 128, n).astype(np.int32) for i, n in enumerate(LENGTHS)
 ]
@@ -85,12 +87,11 @@ def no_forward(*args, **kwargs):
     pytest.fail("computed again")
 
 
-def hidden_of(lm, model, ids):
+def hidden_of(lm, model, index):
     if not model.layers:
         return {}
     found = features.load_or_compute(lm, TOKENS, model.layers)
-    index = next(i for i, other in enumerate(TOKENS) if other is ids)
-    states = found.batch(np.array([index]), len(ids))
+    states = found.batch(np.array([index]), WIDTH)
     return {layer: jnp.asarray(h) for layer, h in states.items()}
 
 
@@ -102,30 +103,25 @@ def test_targets_are_the_teachers_raw_rewards(kind, tiny_lm, teacher):
     found, observed = ask(tiny_lm, trained), ask(tiny_lm, trained, OBSERVED)
     assert found.rewards.computed
     assert found.first_scored == model.first_scored
+    first, sizes = model.first_scored, (("max_new_tokens", 0), ("num_candidates", 4))
     for i, ids in enumerate(TOKENS):
-        batch = make_batch([i], TOKENS, np.zeros((5, 0), np.float32), width=len(ids), batch_size=1)
+        batch = make_batch([i], TOKENS, np.zeros((5, 0), np.float32), width=WIDTH, batch_size=1)
         chosen, rewards = found.batch(batch)
-        assert chosen.shape == (1, len(ids), 4)
-        assert rewards.shape == (1, len(ids), 4, model.outputs)
-        hidden = hidden_of(tiny_lm, model, ids)
-        for t in range(model.first_scored, len(ids)):
-            cache = model.prefill(
-                params,
-                jnp.asarray(ids[None]),
-                jnp.asarray([t]),
-                {},
-                max_new_tokens=0,
-                num_candidates=4,
-            )
+        assert chosen.shape == (1, WIDTH, 4)
+        assert rewards.shape == (1, WIDTH, 4, model.outputs)
+        hidden, n = hidden_of(tiny_lm, model, i), len(ids)
+        text = jnp.asarray(batch.tokens)  # of one width for all, so that each call compiles once
+        for t in range(first, n):
+            cache = compiled("prefill", model, params, text, jnp.asarray([t]), {}, sizes=sizes)
             state = {layer: h[:, t - 1] for layer, h in hidden.items()}
-            want, _ = model.candidate_rewards(params, cache, state, jnp.asarray(chosen[:, t]))
+            want, _ = candidate_rewards(model, params, cache, state, jnp.asarray(chosen[:, t]))
             np.testing.assert_allclose(rewards[:, t], want, rtol=1e-4, atol=1e-5)
         tokens, seen = observed.batch(batch)
-        np.testing.assert_array_equal(tokens[..., 0], ids[None])
-        want = model.token_rewards(params, jnp.asarray(ids[None]), jnp.asarray([len(ids)]), hidden)
-        first = model.first_scored
-        np.testing.assert_allclose(seen[:, first:, 0], want[:, first:], rtol=1e-4, atol=1e-5)
-        np.testing.assert_allclose(rewards[:, first:, 0], want[:, first:], rtol=1e-4, atol=1e-5)
+        np.testing.assert_array_equal(tokens[0, :n, 0], ids)
+        want = compiled("token_rewards", model, params, text, jnp.asarray([n]), hidden)
+        want = np.asarray(want)[:, first:n]
+        np.testing.assert_allclose(seen[:, first:n, 0], want, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(rewards[:, first:n, 0], want, rtol=1e-4, atol=1e-5)
     assert rewards.min() < 0 or rewards.max() > 1, "raw rewards are not clipped"
 
 
