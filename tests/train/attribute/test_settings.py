@@ -35,6 +35,13 @@ BAD = {
         {"objective": AttributeObjective(prefixes="samples"), "prompts": PromptsConfig()},
         "prompts.path is empty",
     ),
+    "offset": (
+        {
+            "objective": AttributeObjective(prefixes="samples"),
+            "prompts": PromptsConfig("prompts.txt", offset=-1),
+        },
+        "prompts.offset is -1; expected at least 0",
+    ),
     "kl label": (
         {"objective": AttributeObjective(kl_label="relevent")},
         "expected one of data.labels, good, relevant; did you mean 'relevant'",
