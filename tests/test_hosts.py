@@ -58,8 +58,8 @@ def together(two, tmp_path):
 
 
 def until(condition):
-    """Waits for five minutes at most."""
-    deadline = time.monotonic() + 300
+    """Waits for two minutes at most."""
+    deadline = time.monotonic() + 120
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)

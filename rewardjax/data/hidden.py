@@ -189,7 +189,7 @@ def states_of_texts(
             inputs, places = _lay_out(
                 [[found[c] for c in row] for row in rows], tokens, size, width
             )
-            ids, positions, segments, parents = place_batch(inputs)
+            ids, positions, segments, parents = place_batch(tuple(inputs))
             states = hidden_states(
                 lm.config, lm.params, ids, positions, segments, tuple(layers), dtype, parents
             )
