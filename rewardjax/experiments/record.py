@@ -12,7 +12,7 @@ from rewardjax.provenance import commit, machine, versions, without_paths
 from rewardjax.report import html
 
 Results = dict[str, Any]
-_OF_A_RUN = ("out", "publish", "hours", "estimate")
+OF_A_RUN = ("out", "publish", "hours", "estimate")
 """Settings that change no result."""
 
 
@@ -20,11 +20,12 @@ def record(work: Workspace, command: str) -> Results:
     """The part of `results.json` that every experiment has. `command`: as it was typed."""
     config, costs = work.config, work.record()
     settings = to_plain(config)
-    for name in _OF_A_RUN:
+    for name in OF_A_RUN:
         del settings[name]
     return {
         "name": config.name,
         "question": config.question,
+        "workspace": work.id,
         "command": public(config, command),
         "settings": public(config, settings),
         "machine": machine(),
@@ -43,11 +44,16 @@ def public(config: Experiment, value: Any) -> Any:
 
 
 def footer(results: Results) -> str:
-    """By what, on what and in how long, in a sentence."""
+    """By what, on what and in how long, in a sentence, and what it went on from."""
+    every = [results, *reversed(results.get("earlier", ()))]
+    return "Made by " + "; goes on from ".join(map(_made, every)) + "."
+
+
+def _made(record: Results) -> str:
     return (
-        f"Made by rewardjax {results['versions']['rewardjax']}, commit {results['commit']}, on"
-        f" {results['machine']['cpu']} ({results['machine']['cores']} cores) in"
-        f" {results['seconds'] / 3600:.1f} h; CPU time {results['cpu_seconds'] / 3600:.1f} h."
+        f"rewardjax {record['versions']['rewardjax']}, commit {record['commit']}, on"
+        f" {record['machine']['cpu']} ({record['machine']['cores']} cores) in"
+        f" {record['seconds'] / 3600:.1f} h, CPU time {record['cpu_seconds'] / 3600:.1f} h"
     )
 
 
@@ -59,8 +65,8 @@ def sections(results: Results, protocol: str, facts: dict[str, str]) -> list[tup
       facts: what else there is to say of the run, by name.
     """
     made = html.paragraph(protocol) + html.code(results["command"])
-    commands = html.code("\n".join(results["commands"]))
-    made += html.details(f"The {len(results['commands'])} steps it ran", commands)
+    every = [words for each in (*results.get("earlier", ()), results) for words in each["commands"]]
+    made += html.details(f"The {len(every)} steps it ran", html.code("\n".join(every)))
     machine = results["machine"]
     run = facts | {
         "machine": f"{machine['cpu']}, {machine['cores']} cores",

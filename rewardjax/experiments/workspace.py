@@ -11,6 +11,7 @@ import hashlib
 import json
 import shlex
 import time
+import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ class Workspace:
         self.folder = Path(config.out)
         self.folder.mkdir(parents=True, exist_ok=True)
         self._began = time.monotonic()
+        self.id = self._named()
         self._costs = self.folder / "costs.json"
         self.costs = self._recorded()
         self.used: set[str] = set()
@@ -86,6 +88,13 @@ class Workspace:
             write_text(self._costs, json.dumps(self.costs, indent=1, ensure_ascii=False) + "\n")
         if not output.exists():
             raise RewardJaxError(f"{text!r} ended without {str(output)!r}; run it again by itself")
+
+    def _named(self) -> str:
+        """A name by which results say where a number was made."""
+        path = self.folder / "workspace.txt"
+        if not path.is_file():
+            write_text(path, uuid.uuid4().hex[:12] + "\n")
+        return path.read_text(encoding="utf-8").strip()
 
     def _recorded(self) -> dict[str, dict[str, Any]]:
         if not self._costs.is_file():

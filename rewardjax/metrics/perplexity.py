@@ -2,13 +2,14 @@
 
 Texts are sorted by length and padded to one of a few widths, so that few shapes are compiled;
 hidden states are computed for a whole batch, logits for `chunk` positions at a time
-(O(chunk · V)).
+(O(chunk · V)), whichever texts they are of: where a vocabulary is large, logits are most of the
+work, and a chunk that is not full is work for nothing.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -32,26 +33,14 @@ def _hidden(
     return read(config, params, tokens, lengths)[config.num_hidden_layers]
 
 
-@functools.partial(jax.jit, static_argnames=("config", "chunk"))
-def _nll_at(
-    config: LMConfig,
-    params: Any,
-    hidden: Float[Array, "B T D"],
-    where: Int[Array, " P"],
-    targets: Int[Array, " P"],
-    chunk: int,
+@functools.partial(jax.jit, static_argnames="config")
+def _nll(
+    config: LMConfig, params: Any, states: Float[Array, "P D"], targets: Int[Array, " P"]
 ) -> Float[Array, " P"]:
-    """−log p(targets[i]) at flat position where[i] of `hidden`; P is a multiple of `chunk`."""
-    flat = hidden.reshape(-1, hidden.shape[-1])
-
-    def block(args: tuple[Array, Array]) -> Array:
-        positions, wanted = args
-        logits = unembed(config, params, flat[positions])
-        chosen = jnp.take_along_axis(logits, wanted[:, None], axis=-1)[:, 0]
-        return jax.nn.logsumexp(logits, axis=-1) - chosen
-
-    blocks = (where.reshape(-1, chunk), targets.reshape(-1, chunk))
-    return jax.lax.map(block, blocks).reshape(-1)
+    """−log p(targets[i]) after the state `states[i]`."""
+    logits = unembed(config, params, states)
+    chosen = jnp.take_along_axis(logits, targets[:, None], axis=-1)[:, 0]
+    return jax.nn.logsumexp(logits, axis=-1) - chosen
 
 
 def _power_of_two(n: int) -> int:
@@ -65,7 +54,7 @@ def token_nll(
     *,
     starts: Sequence[int] | None = None,
     batch_tokens: int = 2048,
-    chunk: int = 256,
+    chunk: int = 512,
     progress: Callable[[int], None] | None = None,
 ) -> list[Float[np.ndarray, " _"]]:
     """−log p(x_t | x_<t) of every token from `starts` on.
@@ -94,7 +83,40 @@ def token_nll(
                 f"text {i} has {length} tokens; expected 1 to {context}, the model's context"
             )
     first = [max(1, start) for start in starts] if starts is not None else [1] * len(lengths)
+    found: list[np.ndarray] = []
+    read_so_far: list[int] = []
+    states, targets = None, np.zeros(0, np.int32)
+    for batch, more, wanted in _read(config, params, token_ids, lengths, first, batch_tokens):
+        read_so_far += batch
+        states = more if states is None else np.concatenate([states, more])
+        targets = np.concatenate([targets, wanted])
+        while len(targets) >= chunk:
+            found.append(np.asarray(_nll(config, params, states[:chunk], targets[:chunk])))
+            states, targets = states[chunk:], targets[chunk:]
+        if progress is not None:
+            progress(len(batch))
+    if states is not None and (left := len(targets)):
+        pad = _power_of_two(left) - left
+        nll = _nll(config, params, np.pad(states, ((0, pad), (0, 0))), np.pad(targets, (0, pad)))
+        found.append(np.asarray(nll)[:left])
     out: list[np.ndarray] = [np.zeros(0, np.float32)] * len(lengths)
+    edges = np.cumsum([lengths[i] - first[i] for i in read_so_far])
+    if read_so_far:
+        for i, part in zip(read_so_far, np.split(np.concatenate(found), edges[:-1]), strict=True):
+            out[i] = part
+    return out
+
+
+def _read(
+    config: LMConfig,
+    params: Any,
+    token_ids: Sequence[TokenIds],
+    lengths: Sequence[int],
+    first: Sequence[int],
+    batch_tokens: int,
+) -> Iterator[tuple[list[int], Float[np.ndarray, "P D"], Int[np.ndarray, " P"]]]:
+    """Batches of texts: their numbers, the states that their scored tokens are predicted from, and
+    these tokens."""
     # Longest first: the largest buffers are allocated once, and running out shows at once.
     order = sorted(
         (i for i in range(len(lengths)) if first[i] < lengths[i]), key=lambda i: -lengths[i]
@@ -106,7 +128,7 @@ def token_nll(
         low, time = (
             (wide // 2, wide * 3 // 4) if longest <= wide * 3 // 4 else (wide * 3 // 4, wide)
         )
-        time = min(context, time)
+        time = min(config.max_position_embeddings, time)
         fits = [i for i in order if lengths[i] > low or wide == SHORTEST_BUCKET]
         rows = min(max(1, batch_tokens // time), _power_of_two(len(fits)))
         batch, order = order[: min(rows, len(fits))], order[min(rows, len(fits)) :]
@@ -115,20 +137,11 @@ def token_nll(
         for row, i in enumerate(batch):
             tokens[row, : lengths[i]] = token_ids[i]
             padded[row] = lengths[i]
-        hidden = _hidden(config, params, tokens, padded)
-        spans = [np.arange(first[i], lengths[i]) for i in batch]
-        targets = np.concatenate([tokens[row, span] for row, span in enumerate(spans)])
+        hidden = np.asarray(_hidden(config, params, tokens, padded))
+        spans = [(row, first[i], lengths[i]) for row, i in enumerate(batch)]
         # The state at t − 1 predicts token t.
-        where = np.concatenate([row * time + span - 1 for row, span in enumerate(spans)])
-        size = chunk * _power_of_two(-(-len(where) // chunk))
-        pad = (0, size - len(where))
-        nll = _nll_at(config, params, hidden, np.pad(where, pad), np.pad(targets, pad), chunk)
-        parts = np.split(np.asarray(nll)[: len(where)], np.cumsum([len(s) for s in spans])[:-1])
-        for i, part in zip(batch, parts, strict=True):
-            out[i] = part
-        if progress is not None:
-            progress(len(batch))
-    return out
+        states = np.concatenate([hidden[row, a - 1 : b - 1] for row, a, b in spans])
+        yield batch, states, np.concatenate([tokens[row, a:b] for row, a, b in spans])
 
 
 def continuation_perplexity(
@@ -138,7 +151,7 @@ def continuation_perplexity(
     full_ids: Sequence[TokenIds],
     *,
     batch_tokens: int = 2048,
-    chunk: int = 256,
+    chunk: int = 512,
     progress: Callable[[int], None] | None = None,
 ) -> Float[np.ndarray, " N"]:
     """exp((NLL(prompt + continuation) − NLL(prompt)) / (n_full − n_prompt)) per continuation.

@@ -5,90 +5,14 @@ import shutil
 
 import numpy as np
 import pytest
-import yaml
 
 from rewardjax.cli import main as cli
+from rewardjax.config import from_dict
 from rewardjax.experiments import rank_page
 from rewardjax.experiments.compare import page, speed
-from rewardjax.experiments.compare.settings import CompareConfig, models
-from rewardjax.experiments.settings import fill_in, nested
-
-CONFIG = {
-    "name": "tiny comparison",
-    "question": "Does it run?",
-    "training": {
-        "data": {"path": "{texts}", "labels": ["label"], "held_out": 0.2, "split_seed": 0},
-        "optim": {"steps": 3, "batch_size": 8, "learning_rate": 1e-3},
-    },
-    "models": [
-        {
-            "name": "RAD",
-            "settings": {
-                "reward_model": {"parametrization": "rad", "backbone": "own", "num_layers": 1}
-            },
-        },
-        {"name": "ARM"},
-        {"name": "ARM distilled", "teacher": "RAD", "link": "log_sigmoid", "betas": [2, 5]},
-        {"name": "NADO", "program": "nado", "invert": True, "full": False, "betas": [1, 5]},
-    ],
-    "oracles": {"letter": {"pattern": "[ab]"}},
-    "nado": {
-        "prompts": {"path": "{prompts}", "limit": 4, "offset": 2, "seed": 0},
-        "sampling": {"num_samples": 4, "max_new_tokens": 4},
-        "oracle": {"pattern": "[ab]"},
-        "reward_model": {"parametrization": "arm"},
-        "optim": {"steps": 2, "batch_size": 4},
-        "held_out": 0.25,
-    },
-    "sweeps": [
-        {
-            "name": "rank",
-            "field": "reward_model.rank",
-            "values": [1, 2],
-            "settings": {"reward_model": {"parametrization": "arm_rank"}},
-            "decode": False,
-        }
-    ],
-    "seeds": [0, 1],
-    "arms": [
-        {
-            "name": "up",
-            "prompts": "{prompts}",
-            "metric": "vader.positive_rate",
-            "most_perplexity": 2.0,
-        },
-        {
-            "name": "down",
-            "prompts": "{prompts}",
-            "metric": "vader.positive_rate",
-            "invert": True,
-            "higher_is_better": False,
-            "full": False,
-            "other_seeds": False,
-            "models": ["ARM"],
-            "betas": [20],
-        },
-    ],
-    "betas": [5, 10],
-    "top_k": 5,
-    "protocol": {
-        "prompts": 3,
-        "samples": 2,
-        "max_new_tokens": 3,
-        "full_prompts": 2,
-        "full_samples": 3,
-        "batch_size": 4,
-        "perplexity_samples": 1,
-    },
-    "scorers": ["vader"],
-    "rank": {
-        "prefixes": ["held-out={texts}"],
-        "num_prefixes": 6,
-        "columns": "50",
-        "check_prefixes": 0,
-    },
-    "agreement": {"texts": "{texts}", "num_texts": 10, "num_candidates": 3},
-}
+from rewardjax.experiments.compare.published import Published
+from rewardjax.experiments.compare.settings import CompareConfig
+from tests.experiments.comparison import command, files, write_inputs
 
 BETAS = {
     "RAD": (5.0, 10.0),
@@ -100,23 +24,7 @@ BETAS = {
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory, tiny_lm_dir):
-    folder = tmp_path_factory.mktemp("compare")
-    rng = np.random.default_rng(0)
-    words = ["good", "bad", "great", "film", "was", "is", "not", "it"]
-    lines = [
-        {"text": " ".join(rng.choice(words, size=5)) + str(i), "label": i % 2} for i in range(40)
-    ]
-    (folder / "texts.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
-    (folder / "prompts.txt").write_text("".join(f"the film {i}\n" for i in range(6)))
-    config = CONFIG | {"lm": str(tiny_lm_dir), "perplexity_lm": str(tiny_lm_dir)}
-    (folder / "compare.yaml").write_text(yaml.safe_dump(config))
-    return folder
-
-
-def command(inputs, *more):
-    files = [f"texts={inputs / 'texts.jsonl'}", f"prompts={inputs / 'prompts.txt'}"]
-    out = ["--out", str(inputs / "out"), "--publish", str(inputs / "published")]
-    return cli(["compare", str(inputs / "compare.yaml"), "--files", *files, *out, *more])
+    return write_inputs(tmp_path_factory.mktemp("compare"), tiny_lm_dir)
 
 
 @pytest.fixture(scope="module")
@@ -269,6 +177,68 @@ def test_every_number_has_its_n_and_its_judge(results):
             assert {"value", "low", "high", "prompts"} <= metric.keys()
             assert results["measures"][key]["scorer"]
             assert "values" not in metric
+        assert ("per_prompt" in cell) == (not cell["full"] and cell["seed"] == 0)
+
+
+def test_another_workspace_goes_on_from_what_is_published(inputs, results, monkeypatch):
+    """It makes what is missing, trains what that needs, and finds the numbers of one workspace."""
+    cells, whole = results["cells"], json.loads(json.dumps(results))
+    missing = [c for c in cells if c["model"] == "ARM distilled" and (c["full"] or c["seed"])]
+    assert len(missing) == 2
+    part = whole | {"cells": [c for c in cells if c not in missing], "finished": False}
+    arm, distilled = (m for m in part["models"] if m["name"] in ("ARM", "ARM distilled"))
+    distilled["seeds"][1]["finished"] = False
+    arm["seeds"][1]["agreement"] = None
+    (inputs / "elsewhere").mkdir()
+    (inputs / "elsewhere" / "results.json").write_text(json.dumps(part))
+    assert command(inputs, out="out 2", publish="elsewhere") == 0
+    made = {
+        kind: len(list((inputs / "out 2" / kind).glob("*[!l]"))) for kind in ("models", "numbers")
+    }
+    # RAD is the teacher and the one agreed with, then ARM's second seed and both of its student
+    assert made == {"models": 4, "numbers": 2}
+    found = json.loads((inputs / "elsewhere" / "results.json").read_text())
+    assert found["finished"]
+    own = {"workspace", "seconds"}
+    for ours, theirs in zip(found["cells"], cells, strict=True):
+        assert {k: v for k, v in ours.items() if k not in own} == {
+            k: v for k, v in theirs.items() if k not in own
+        }
+        assert (ours["workspace"] == found["workspace"]) == (theirs in missing)
+    for name in ("areas", "samples", "speed", "measures", "arms"):
+        assert found[name] == results[name]
+    for ours, theirs in zip(found["models"], results["models"], strict=True):
+        for a, b in zip(ours["seeds"], theirs["seeds"], strict=True):
+            assert (a["metrics"], a["rank"]) == (b["metrics"], b["rank"])
+            assert (a["agreement"] is None) == (b["agreement"] is None)
+    assert [record["workspace"] for record in found["earlier"]] == [results["workspace"]]
+    readme = (inputs / "elsewhere" / "README.md").read_text()
+    assert "goes on from" in readme
+    assert "UNFINISHED" not in readme
+
+
+@pytest.mark.parametrize(
+    ("change", "cells", "seeds"),
+    [
+        ({}, 19, 12),
+        ({"top_k": 6}, 0, 12),
+        ({"scorers": ("textblob",)}, 0, 12),
+        ({"training": {"optim": {"steps": 4}}}, 6, 2),  # unguided, and NADO
+    ],
+)
+def test_only_what_was_made_alike_is_taken_over(inputs, results, change, cells, seeds):
+    settings = results["settings"] | change | {"publish": str(inputs / "published")}
+    config = from_dict(CompareConfig, settings)
+    found = Published(config, "another")
+    assert (len(found._cells), len(found._seeds)) == (cells, seeds)
+    assert len(Published(config, results["workspace"])) == 0  # it has its own files
+
+
+def test_damaged_results_are_not_overwritten(inputs, tmp_path, capsys):
+    (tmp_path / "results.json").write_text('{"cells": ')
+    assert command(inputs, publish=str(tmp_path)) == 2
+    assert "holds no results of a comparison" in capsys.readouterr().err
+    assert (tmp_path / "results.json").read_text() == '{"cells": '
 
 
 def test_a_page_says_that_steps_without_cells_are_missing(results, tmp_path):
@@ -289,52 +259,7 @@ def test_a_changed_setting_makes_new_files_and_keeps_the_old(inputs, results, ca
     assert command(inputs, "--betas", "5", "--estimate") == 0
     assert set((inputs / "out" / "texts").iterdir()) == before
     shutil.copy(inputs / "texts.jsonl", inputs / "same.jsonl")
-    files = [f"texts={inputs / 'same.jsonl'}", f"prompts={inputs / 'prompts.txt'}"]
-    argv = [str(inputs / "compare.yaml"), "--files", *files, "--out", str(inputs / "out")]
+    same = [f"texts={inputs / 'same.jsonl'}", files(inputs)[1]]
+    argv = [str(inputs / "compare.yaml"), "--files", *same, "--out", str(inputs / "out")]
     assert cli(["compare", *argv]) == 0  # the same content under another name is the same
     assert set((inputs / "out" / "texts").iterdir()) == before
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"models": [], "sweeps": []}, "models is empty"),
-        ({"models": [{"name": "A", "teacher": "B"}]}, "teacher 'B' is none of the models before"),
-        ({"models": [{"name": "A"}, {"name": "a"}]}, "make the same file name"),
-        ({"models": [{"name": "A", "settings": {"optim": {"stpes": 1}}}]}, "model 'A': unknown"),
-        ({"models": [{"name": "A", "setings": {}}]}, "models, entry 1: unknown key 'setings'"),
-        ({"scorers": ["textblob"]}, "metric 'vader.positive_rate' is of 'vader'"),
-        (
-            {"arms": [CONFIG["arms"][0] | {"models": ["RADD"]}]},
-            "'RADD' is none of the models that decode; did you mean",
-        ),
-        ({"betas": [0]}, "arm 'up': betas is [0.0]"),
-        ({"models": [{"name": "A", "betas": [-1]}]}, "model 'A': betas is [-1.0]"),
-        ({"models": [{"name": "A", "link": "log"}]}, "link is 'log'; expected one of"),
-        ({"seeds": [1, 1]}, "expected different integers"),
-        ({"perplexity_lm": "no/such/folder"}, "no such file"),
-        ({"protocol": {"samples": 0}}, "protocol.samples is 0"),
-        ({"protocol": {"prompts": 5, "full_prompts": 2}}, "has 6 prompts; expected at least 7"),
-        ({"arms": [CONFIG["arms"][0] | {"prompts": "{promts}"}]}, "needs the files promts"),
-    ],
-)  # fmt: skip
-def test_refuses(inputs, tmp_path, capsys, change, words):
-    config = yaml.safe_load((inputs / "compare.yaml").read_text())
-    config |= {"arms": CONFIG["arms"][:1]} | change
-    (tmp_path / "c.yaml").write_text(yaml.safe_dump(config))
-    files = [f"texts={inputs / 'texts.jsonl'}", f"prompts={inputs / 'prompts.txt'}"]
-    argv = ["compare", str(tmp_path / "c.yaml"), "--files", *files, "--out", str(tmp_path / "o")]
-    assert cli(argv) == 2
-    error = capsys.readouterr().err
-    assert words in error
-    assert error.count("\n") == 1
-    assert not (tmp_path / "o").exists()
-
-
-def test_sweeps_and_places():
-    config = CompareConfig(
-        training=nested("data.path", "{a}/{b}.tsv"), files=("a=x", "b=y"), models=()
-    )
-    assert fill_in(config).training == {"data": {"path": "x/y.tsv"}}
-    assert nested("a.b.c", 1) == {"a": {"b": {"c": 1}}}
-    assert [m.name for m in models(config)] == []

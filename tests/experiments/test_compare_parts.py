@@ -162,8 +162,9 @@ def test_a_fine_tuned_lm_decodes_alone_by_what_a_nado_taught_it(tmp_path, monkey
     monkeypatch.setattr(steps.work, "command", lambda out, words, argv: ran.append((words, argv)))
     steps.train(tuned, 3)
     steps.decode(Cell(arm, tuned, 3, 0.0))
-    (words, _), (_, argv) = ran
-    assert words == ("train", "attribute")
+    tune = [("train", "nado"), ("train", "attribute")]  # whoever teaches is trained before
+    assert [words for words, _ in ran] == [*tune, *tune, ("decode", "guided")]
+    argv = ran[-1][1]
     assert argv[argv.index("--lm") + 1] == str(lm)
     assert not {"--reward-model", "--beta", "--invert"} & set(argv)
 

@@ -57,15 +57,18 @@ def test_a_text_does_not_depend_on_its_neighbours(tiny_lm, texts):
         np.testing.assert_allclose(nll, alone, rtol=1e-5, atol=1e-5)
 
 
-def test_logits_of_a_chunk_only(tiny_lm):
-    config, positions, chunk = tiny_lm.config, 4096, 16
-    hidden = jnp.zeros((16, 256, config.hidden_size))
-    index = jnp.zeros(positions, jnp.int32)
-    compiled = perplexity._nll_at.lower(
-        config, tiny_lm.params, hidden, index, index, chunk
-    ).compile()
-    everything = positions * config.vocab_size * 4
-    assert compiled.memory_analysis().temp_size_in_bytes < everything / 8
+def test_logits_of_a_chunk_only(tiny_lm, texts, monkeypatch):
+    """No more positions than a chunk at once, and every chunk but the last one is full."""
+    sizes, whole = [], perplexity._nll
+
+    def counted(config, params, states, targets):
+        sizes.append(len(targets))
+        return whole(config, params, states, targets)
+
+    monkeypatch.setattr(perplexity, "_nll", counted)
+    token_nll(tiny_lm.config, tiny_lm.params, texts, batch_tokens=32, chunk=24)
+    assert sum(len(ids) - 1 for ids in texts) == 112
+    assert sizes == [24, 24, 24, 24, 16]
 
 
 def test_continuation_is_the_difference_of_two_sums(tiny_lm):

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from rewardjax.experiments import estimate
-from rewardjax.experiments.compare.plan import planned_cells
+from rewardjax.experiments.compare.plan import planned_cells, untrained
 from rewardjax.experiments.compare.programs import program_of
 from rewardjax.experiments.compare.settings import decoded, models, strengths
 from rewardjax.experiments.compare.steps import Cell, Steps
@@ -33,10 +33,11 @@ def table(steps: Steps) -> Table:
     training = [operations / speed for operations in trainings(steps, opened)]
     decoding, evaluation = [], []
     for cell in _all_cells(steps):
+        if steps.measured(cell) is not None:
+            continue
+        evaluation.append(_reading(steps, cell, judge) / speed)
         if not steps.texts(cell).is_file():
             decoding.append(_decoding(steps, cell, opened) / speed)
-        if not steps.numbers(cell).is_file():
-            evaluation.append(_reading(steps, cell, judge) / speed)
     left = {
         ("training", "models/"): training,
         ("decoding", "texts/"): decoding,
@@ -74,13 +75,15 @@ def trainings(steps: Steps, opened: OpenedLM) -> Iterator[float]:
     """Operations of every training that is left. What a pass over the texts gives is kept, so that
     only the first model which needs it pays for it."""
     paid: set[str] = set()
+    left = untrained(steps)
     for seed in steps.config.seeds:
         for model in models(steps.config):
             settings = steps.training(model, seed)
             operations, passes = _OF_PROGRAM[program_of(model).name](settings, opened)
-            if not steps.trained(model, seed).is_dir():
+            if (model.name, seed) in left:
                 yield operations + sum(cost for key, cost in passes.items() if key not in paid)
-            paid |= passes.keys()
+            if (model.name, seed) in left or steps.trained(model, seed).is_dir():
+                paid |= passes.keys()
 
 
 def _training(settings: dict[str, Any], opened: OpenedLM) -> tuple[float, dict[str, float]]:

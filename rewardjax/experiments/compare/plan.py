@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rewardjax.experiments.compare.settings import ArmConfig, decoded, models, strengths
+from rewardjax.experiments.compare.programs import program_of
+from rewardjax.experiments.compare.settings import (
+    ArmConfig,
+    CompareConfig,
+    ModelConfig,
+    decoded,
+    models,
+    strengths,
+)
 from rewardjax.experiments.compare.steps import Cell, Steps
 
 
@@ -40,6 +48,51 @@ def other_seed_cells(steps: Steps, arm: ArmConfig) -> list[Cell]:
     others = steps.config.seeds[1:] if arm.other_seeds else ()
     chosen = [(m, steps.chosen_beta(arm, m)) for m in decoded(steps.config, arm)]
     return [Cell(arm, m, seed, beta) for m, beta in chosen if beta is not None for seed in others]
+
+
+def agreements(config: CompareConfig) -> list[tuple[int, ModelConfig]]:
+    """Seeds and models whose agreement with the first model is measured."""
+    if not config.agreement.texts:
+        return []
+    others = [m for m in models(config)[1:] if not program_of(m).makes_lm]
+    return [(seed, model) for seed in config.seeds for model in others]
+
+
+def ranks(steps: Steps) -> list[tuple[int, ModelConfig]]:
+    """Seeds and models whose rank is analysed: of a model that runs on candidates the first."""
+    config = steps.config
+    if not config.rank.prefixes:
+        return []
+    return [
+        (seed, model)
+        for seed in config.seeds[: config.rank.seeds]
+        for model in models(config)
+        if not program_of(model).makes_lm
+        and (seed == config.seeds[0] or not steps.reads_candidates(model))
+    ]
+
+
+def untrained(steps: Steps) -> set[tuple[str, int]]:
+    """Names and seeds of models that are to be trained: those that no workspace has trained, and
+    those whose weights a missing number needs."""
+    config, first = steps.config, steps.config.seeds[0]
+    by_name = {model.name: model for model in models(config)}
+    known = {(n, s): steps.published.seed(n, s) for n in by_name for s in config.seeds}
+    needed = {key for key, found in known.items() if found is None}
+    for cell in planned_cells(steps):
+        if cell.model is not None and steps.measured(cell) is None:
+            needed.add((cell.model.name, cell.seed))
+    for seed, model in agreements(config):
+        if not (known[model.name, seed] or {}).get("agreement"):
+            needed |= {(model.name, seed), (next(iter(by_name)), first)}
+    for seed, model in ranks(steps):
+        if not (known[model.name, seed] or {}).get("rank"):
+            needed.add((model.name, seed))
+    made = {(n, s) for n, s in known if steps.trained(by_name[n], s).is_dir()}
+    for name, model in reversed(by_name.items()):  # a student's teacher stands before it
+        if model.teacher and any((name, seed) in needed - made for seed in config.seeds):
+            needed.add((model.teacher, first))
+    return needed - made
 
 
 def speed_path(steps: Steps) -> Path:

@@ -27,7 +27,7 @@ SHOWN_PROMPTS = 3
 _MEASURE = ("name", "scorer", "version", "note")
 """What a metric is: the same in every cell, so it is published once."""
 _NUMBERS = ("value", "low", "high", "prompts", "dropped", "undefined")
-"""What it is in a cell. The values of each prompt stay in the workspace."""
+"""What it is in a cell. The values of each prompt stay in the workspace, but for a curve's axes."""
 
 _AGREEMENT = ("texts", "observed", "candidates")
 
@@ -40,6 +40,7 @@ def collect(steps: Steps, command: str = "", *, finished: bool = True) -> dict[s
     cells = [_cell(steps, cell) for cell in planned]
     known = [cell for cell in cells if cell is not None]
     return record(steps.work, command) | {
+        "earlier": steps.published.records,
         "models": [_model(steps, model) for model in every],
         "sweeps": [
             {"name": s.name, "field": s.field, "values": list(s.values)} for s in config.sweeps
@@ -54,8 +55,9 @@ def collect(steps: Steps, command: str = "", *, finished: bool = True) -> dict[s
             if model in decoded(config, arm)
             and (area := _area(steps, arm, config.models[0], model))
         ],
-        "speed": _read(speed_path(steps)),
-        "controls": _read(controls_path(steps) / "controls.json"),
+        "speed": _stamped(steps, speed_path(steps)) or steps.published.speed,
+        "controls": _stamped(steps, controls_path(steps) / "controls.json")
+        or steps.published.controls,
         "samples": [sample for arm in config.arms for sample in _samples(steps, arm)],
         "finished": finished and len(known) == len(cells),
         "unfinished": {"cells": len(cells) - len(known)},
@@ -93,9 +95,18 @@ def _seed(steps: Steps, model: ModelConfig, seed: int) -> dict[str, Any]:
     if rank:
         rank = {key: rank[key] for key in ("sets", "seconds")}
         _shorten(rank["sets"], first=seed == steps.config.seeds[0])
-    agreement = _read(steps.agreement(model, seed)) or {}
+    agreement = _read(steps.agreement(model, seed))
+    if agreement:
+        agreement = {key: agreement[key] for key in _AGREEMENT}
+    known = steps.published.seed(model.name, seed)
+    if known:  # trained in another workspace, where its texts come from; analysed there or here
+        return known | {
+            "rank": rank or known["rank"],
+            "agreement": agreement or known["agreement"],
+        }
     return {
         "seed": seed,
+        "workspace": steps.work.id,
         "finished": output.is_dir(),
         "metrics": _named(last),
         "before": _named(_first(folder / "round-1" / "metrics.jsonl")),
@@ -103,7 +114,7 @@ def _seed(steps: Steps, model: ModelConfig, seed: int) -> dict[str, Any]:
         "seconds": cost.get("seconds"),
         "cpu_seconds": cost.get("cpu_seconds"),
         "rank": rank,
-        "agreement": {key: agreement[key] for key in _AGREEMENT} if agreement else None,
+        "agreement": agreement,
     }
 
 
@@ -143,6 +154,10 @@ def _cell(steps: Steps, cell: Cell) -> dict[str, Any] | None:
     numbers = steps.measured(cell)
     if numbers is None:
         return None
+    if "workspace" in numbers:  # of another workspace: as it was published there
+        metrics, axes = numbers["metrics"], numbers.get("per_prompt")
+        own = {key: {n: m[n] for n in _NUMBERS if n in m} for key, m in metrics.items()}
+        return numbers | {"metrics": own} | ({"per_prompt": axes} if axes else {})
     metrics = {
         key: {name: _rounded(metric[name]) for name in _NUMBERS if name in metric}
         for key, metric in numbers["metrics"].items()
@@ -151,6 +166,7 @@ def _cell(steps: Steps, cell: Cell) -> dict[str, Any] | None:
     return {
         "arm": cell.arm.name,
         "model": cell.model.name if cell.model else None,
+        "workspace": steps.work.id,
         "seed": cell.seed,
         "beta": cell.beta,
         "full": cell.full,
@@ -158,7 +174,19 @@ def _cell(steps: Steps, cell: Cell) -> dict[str, Any] | None:
         "texts": numbers["texts"],
         "seconds": cost.get("seconds"),
         "metrics": metrics,
+        **_per_prompt(steps, cell, numbers),
     }
+
+
+def _per_prompt(steps: Steps, cell: Cell, numbers: dict[str, Any]) -> dict[str, Any]:
+    """Values of each prompt on the two axes of a curve, which areas between curves are made of."""
+    if cell.full or cell.seed != steps.config.seeds[0]:
+        return {}
+    axes = [key for key in (cell.arm.metric, PERPLEXITY) if key in numbers["metrics"]]
+    kept = {key: {k: numbers["metrics"][key][k] for k in ("values", "weights")} for key in axes}
+    for metric in kept.values():
+        metric["values"] = [_rounded(value) for value in metric["values"]]
+    return {"per_prompt": kept}
 
 
 def _measures(steps: Steps, cells: list[Cell]) -> dict[str, dict[str, Any]]:
@@ -166,7 +194,11 @@ def _measures(steps: Steps, cells: list[Cell]) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for cell in cells:
         for key, metric in (steps.measured(cell) or {"metrics": {}})["metrics"].items():
-            found[key] = {name: metric[name] for name in _MEASURE if name in metric}
+            measure = {name: metric[name] for name in _MEASURE if name in metric}
+            before = found.setdefault(key, measure)
+            # A judge that was fitted again on another machine: the same but for rounding.
+            if measure["version"] not in before["version"].split(" and "):
+                before["version"] += f" and {measure['version']}"
     return public(steps.config, found)
 
 
@@ -179,7 +211,7 @@ def _area(
 ) -> dict[str, Any] | None:
     curves = [_curve(steps, arm, each) for each in (model, reference)]
     if curves[0] is None or curves[1] is None:
-        return None
+        return steps.published.area(arm.name, model.name, reference.name)
     area = area_between(curves[0], curves[1])
     numbers = {"value": area.value, "low": area.low, "high": area.high}
     return {
@@ -199,6 +231,8 @@ def _curve(steps: Steps, arm: ArmConfig, model: ModelConfig) -> Curve | None:
     found = [steps.measured(cell) for cell in cells]
     if any(f is None or PERPLEXITY not in f["metrics"] for f in found):
         return None
+    if any("values" not in f["metrics"][arm.metric] for f in found if f is not None):
+        return None  # of another workspace
     arrays = []
     for key in (arm.metric, PERPLEXITY):
         metrics = [f["metrics"][key] for f in found if f is not None]
@@ -222,11 +256,17 @@ def _samples(steps: Steps, arm: ArmConfig) -> list[dict[str, Any]]:
     texts: dict[str, list[dict[str, str]]] = {}
     for label, cell in columns:
         path = steps.texts(cell)
-        if path.is_file():
-            for group in group_by_prompt(read_rows(path))[:SHOWN_PROMPTS]:
-                row = group[0]
-                texts.setdefault(row.prompt, []).append({"label": label, "text": row.text})
+        rows = (group[0] for group in group_by_prompt(read_rows(path))) if path.is_file() else ()
+        shown = [(row.prompt, row.text) for row in rows][:SHOWN_PROMPTS]
+        for prompt, text in shown or steps.published.samples(arm.name, label):
+            texts.setdefault(prompt, []).append({"label": label, "text": text})
     return [{"arm": arm.name, "prompt": p, "columns": found} for p, found in texts.items()]
+
+
+def _stamped(steps: Steps, path: Path) -> dict[str, Any] | None:
+    """A step's JSON with the workspace that it was made in, or None before."""
+    found = _read(path)
+    return found and found | {"workspace": steps.work.id}
 
 
 def _read(path: Path) -> Any:

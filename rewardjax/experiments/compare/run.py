@@ -10,14 +10,16 @@ from rewardjax.data.prompts import read_prompts
 from rewardjax.errors import RewardJaxError
 from rewardjax.experiments.compare import speed
 from rewardjax.experiments.compare.plan import (
+    agreements,
     controls_path,
     curve_cells,
     full_cells,
     planned_cells,
+    ranks,
     speed_path,
 )
 from rewardjax.experiments.compare.programs import program_of, shared
-from rewardjax.experiments.compare.settings import CompareConfig, models
+from rewardjax.experiments.compare.settings import CompareConfig, ModelConfig, models
 from rewardjax.experiments.compare.steps import Steps, judges
 from rewardjax.experiments.settings import merge
 from rewardjax.export import architecture
@@ -67,33 +69,35 @@ def run(steps: Steps) -> None:
     first, *others = config.seeds
     every = models(config)
     for model in every:
-        steps.train(model, first)
+        _train(steps, model, first)
     for arm in config.arms:
         for part in (curve_cells, full_cells):  # the second is at the β that the first gives
             for cell in part(steps, arm):
                 steps.cell(cell)
-    if config.arms:
+    if config.arms and (speed_path(steps).exists() or not steps.published.speed):
         _once(steps, speed_path(steps), "speed of decoding", lambda: speed.measure(steps))
     for seed in others:
         for model in every:
-            steps.train(model, seed)
-    if config.agreement.texts:
-        for seed in config.seeds:
-            for model in every[1:]:
-                if not program_of(model).makes_lm:
-                    steps.measure_agreement(model, seed)
-    if config.rank.prefixes:
-        for seed in config.seeds[: config.rank.seeds]:
-            for model in every:
-                if program_of(model).makes_lm:
-                    continue
-                if seed == first or not steps.reads_candidates(model):
-                    steps.analyse_rank(model, seed)
-    if config.controls:
-        out = controls_path(steps)
-        steps.work.command(out / "controls.json", ("analyze", "controls"), ["--out", str(out)])
+            _train(steps, model, seed)
+    for seed, model in agreements(config):
+        known = steps.published.seed(model.name, seed) or {}
+        if steps.agreement(model, seed).exists() or not known.get("agreement"):
+            steps.measure_agreement(model, seed)
+    for seed, model in ranks(steps):
+        known = steps.published.seed(model.name, seed) or {}
+        if (steps.rank(model, seed) / "rank.json").exists() or not known.get("rank"):
+            steps.analyse_rank(model, seed)
+    out = controls_path(steps) / "controls.json"
+    if config.controls and (out.exists() or not steps.published.controls):
+        steps.work.command(out, ("analyze", "controls"), ["--out", str(out.parent)])
     for cell in planned_cells(steps):
         steps.cell(cell)
+
+
+def _train(steps: Steps, model: ModelConfig, seed: int) -> None:
+    """Train a model, unless another workspace has and nothing here needs its weights."""
+    if steps.trained(model, seed).exists() or not steps.published.seed(model.name, seed):
+        steps.train(model, seed)
 
 
 def _once(steps: Steps, path: Path, what: str, make: Any) -> None:

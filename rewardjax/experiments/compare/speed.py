@@ -28,6 +28,7 @@ def measure(steps: Steps) -> dict[str, Any]:
     candidates: dict[str, Any] = {"unguided": None}
     for model in models(config):
         if model.decode and not program_of(model).makes_lm:
+            steps.train(model, config.seeds[0])
             candidates[model.name] = rj.load_reward_model(steps.trained(model, config.seeds[0]))
     settings: dict[str, Any] = {
         "num_samples": -(-ROWS // len(PROMPTS[:16])),

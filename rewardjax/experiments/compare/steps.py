@@ -12,6 +12,7 @@ import numpy as np
 from rewardjax.config import from_dict
 from rewardjax.data.generations import read_rows
 from rewardjax.experiments.compare.programs import program_of
+from rewardjax.experiments.compare.published import Published
 from rewardjax.experiments.compare.settings import (
     ArmConfig,
     CompareConfig,
@@ -48,6 +49,7 @@ class Steps(Trainings):
 
     def __init__(self, config: CompareConfig, work: Workspace) -> None:
         super().__init__(config, work)
+        self.published = Published(config, work.id)
         self._scorers: list[Scorer] | None = None
         self._judge_lm: LM | None = None
 
@@ -55,11 +57,13 @@ class Steps(Trainings):
 
     def texts(self, cell: Cell) -> Path:
         """JSONL of a cell's texts."""
-        return self.work.place("texts", _name(cell), self._decoding(cell), ".jsonl")
+        return self.work.place("texts", _name(cell), self._behind(cell), ".jsonl")
 
     def decode(self, cell: Cell) -> None:
         """Decode a cell's texts."""
         out = self.texts(cell)
+        if cell.model is not None and not out.exists():
+            self.train(cell.model, cell.seed)
         argv = [word for flag, values in self._decoding(cell) for word in (f"--{flag}", *values)]
         argv += ["--out", str(out), "--resume"]
         self.work.command(out, ("decode", "guided"), argv)
@@ -94,13 +98,17 @@ class Steps(Trainings):
             ]
         return flags
 
+    def _behind(self, cell: Cell) -> list[tuple[str, list[str]]]:
+        """What a cell's texts depend on: no text depends on how many are decoded at once."""
+        return [flag for flag in self._decoding(cell) if flag[0] != "batch-size"]
+
     # Evaluation
 
     def numbers(self, cell: Cell) -> Path:
         """JSON of a cell's metrics, with the values of each prompt."""
         config = self.config
         behind = [
-            self._decoding(cell),
+            self._behind(cell),
             list(config.scorers),
             config.perplexity_lm,
             config.protocol.perplexity_samples,
@@ -150,14 +158,18 @@ class Steps(Trainings):
         self.work.once(out, " ".join(words), make)
 
     def measured(self, cell: Cell) -> dict[str, Any] | None:
-        """A cell's numbers, or None as long as they are not made."""
+        """A cell's numbers, or None as long as neither this workspace nor another made them."""
         path = self.numbers(cell)
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        if path.is_file():
+            return json.loads(path.read_text(encoding="utf-8"))
+        name = cell.model.name if cell.model else None
+        return self.published.cell(cell.arm.name, name, cell.seed, cell.beta, cell.full)
 
     def cell(self, cell: Cell) -> None:
-        """Decode and measure."""
-        self.decode(cell)
-        self.evaluate(cell)
+        """Decode and measure, unless another workspace has."""
+        if self.numbers(cell).is_file() or self.measured(cell) is None:
+            self.decode(cell)
+            self.evaluate(cell)
 
     # What follows from numbers
 

@@ -37,8 +37,8 @@ class Trainings:
             own["dtype"] = self.config.dtype
         settings = merge(merge(shared(self.config, model), model.settings), own)
         if model.teacher is not None:
-            teacher = next(m for m in models(self.config) if m.name == model.teacher)
-            settings[program.teacher] = str(self.trained(teacher, self.config.seeds[0]))
+            teacher = self.trained(self._teacher(model), self.config.seeds[0])
+            settings[program.teacher] = str(teacher)
         return settings
 
     def trained(self, model: ModelConfig, seed: int) -> Path:
@@ -47,13 +47,18 @@ class Trainings:
         return program_of(model).output(folder, self.training(model, seed))
 
     def train(self, model: ModelConfig, seed: int) -> None:
-        """Train one model."""
+        """Train one model, and its teacher before it where that is not there any more."""
+        if model.teacher is not None:
+            self.train(self._teacher(model), self.config.seeds[0])
         folder = self.run_dir(model, seed)
         path, settings = folder.with_suffix(folder.suffix + ".yaml"), self.training(model, seed)
         write_text(path, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
         resume = ["--resume"] if (folder / "config.yaml").is_file() else []
         argv = [str(path), "--run-dir", str(folder), *resume]
         self.work.command(self.trained(model, seed), ("train", program_of(model).name), argv)
+
+    def _teacher(self, model: ModelConfig) -> ModelConfig:
+        return next(m for m in models(self.config) if m.name == model.teacher)
 
     # Rank
 
@@ -70,6 +75,8 @@ class Trainings:
     def analyse_rank(self, model: ModelConfig, seed: int) -> None:
         """Rank of a model's raw reward matrix."""
         rank, out = self.config.rank, self.rank(model, seed)
+        if not (out / "rank.json").exists():
+            self.train(model, seed)
         argv = ["--lm", self.config.lm, "--lm-dtype", self.config.dtype]
         argv += ["--reward-model", str(self.trained(model, seed))]
         argv += ["--prefixes", *rank.prefixes, "--text-field", rank.text_field]
@@ -91,6 +98,9 @@ class Trainings:
     def measure_agreement(self, model: ModelConfig, seed: int) -> None:
         """Rewards of a model beside those of the first one, on the same tokens."""
         config, out = self.config.agreement, self.agreement(model, seed)
+        if not out.exists():
+            self.train(models(self.config)[0], self.config.seeds[0])
+            self.train(model, seed)
         argv = ["--lm", self.config.lm, "--lm-dtype", self.config.dtype]
         argv += ["--reward-model", str(self.trained(model, seed))]
         argv += ["--teacher", str(self._reference())]
