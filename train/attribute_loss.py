@@ -63,7 +63,13 @@ class Policy:
     guide: Guide | None = None
 
     def weights(self, params: RewardParams) -> PyTree:
-        """The LM's canonical weights."""
+        """The LM's weights as `lm.forward` reads them."""
+        if self.lora is None:
+            return params.trainable["lm"]
+        return lora.beside(self.lora, params.frozen["lm"], params.trainable["lora"])
+
+    def merged(self, params: RewardParams) -> PyTree:
+        """The LM's canonical weights, adapters added to them."""
         if self.lora is None:
             return params.trainable["lm"]
         return lora.add(self.lora, params.frozen["lm"], params.trainable["lora"])

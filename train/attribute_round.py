@@ -32,7 +32,7 @@ from .attribute_settings import AttributeConfig, nado_config
 from .attribute_trainer import AttributeTrainer
 from .run import write_config
 
-_weights = jax.jit(Policy.weights, static_argnums=0)
+_merged = jax.jit(Policy.merged, static_argnums=0)
 _init = jax.jit(lora.init, static_argnums=0)
 
 
@@ -106,7 +106,7 @@ def run_round(
         partner.state = trainer.state.reward
         newest = Reward(partner.export(partner.state.trainable), stage.lm)
     params = RewardParams(trainable, run.params.frozen)
-    lm = LM(base.config, _weights(run.policy, params), base.tokenizer, str(folder / "lm"))
+    lm = LM(base.config, _merged(run.policy, params), base.tokenizer, str(folder / "lm"))
     _export(config, folder, lm, trainable, base)
     return Stage(lm, trainable, newest, trainer.metrics)
 

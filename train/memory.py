@@ -80,14 +80,12 @@ def lm_training_need(
 ) -> Need:
     """What fine-tuning an LM takes, with batches as in `training_need`.
 
-    With LoRA the adapted weights are formed, and have a gradient, in each step. Of logits there are
-    a chunk's, some times over: θ's, θ_old's, the rewards and the gradients.
+    Of logits there are a chunk's, some times over: θ's, θ_old's, the rewards and the gradients.
     """
     rows = -(-batch_size // (compute.accumulate * batch_parts()))
     kept = _kept(policy.lm, compute, rows * width, width)
     logits = 4 * min(CHUNK_LOGITS, rows * width * policy.lm.vocab_size) * (8 if policy.guide else 4)
-    formed = 0 if policy.lora is None else 2 * _bytes(params.frozen["lm"]["layers"])
-    return Need(_state(params.trainable, compute) + formed, kept + logits)
+    return Need(_state(params.trainable, compute), kept + logits)
 
 
 def _kept(body: LMConfig, compute: ComputeConfig, tokens: int, keys: int) -> int:

@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from rewardjax.lm.cache import KVCache
 from rewardjax.lm.config import LMConfig
-from rewardjax.lm.layers import Layer, attend_cached, linear, norm
+from rewardjax.lm.layers import Layer, Linear, attend_cached, norm
 from rewardjax.lm.rope import cos_sin
 from rewardjax.sharding import BATCH, constrain
 
@@ -45,7 +45,7 @@ class Decoder(nnx.Module):
         self.layers = nnx.Dict({str(i): Layer(config, rngs) for i in layers})
         self.norm = norm(config, config.hidden_size, rngs)
         if not config.tie_word_embeddings:
-            self.lm_head = linear(config.hidden_size, config.vocab_size, False, rngs)
+            self.lm_head = Linear(config.hidden_size, config.vocab_size, False, rngs)
 
 
 @functools.lru_cache(maxsize=64)
@@ -56,6 +56,10 @@ def _abstract(config: LMConfig, part: Part) -> tuple[Any, Any]:
 
 def _apply(config: LMConfig, part: Part, params: Params) -> Any:
     return nnx.merge(_abstract(config, part)[0], params)
+
+
+def _adapted_layer(config: LMConfig, rngs: nnx.Rngs) -> nnx.Module:
+    return Layer(config, rngs, adapted=True)
 
 
 def _final_norm(config: LMConfig, rngs: nnx.Rngs) -> nnx.Module:
@@ -88,7 +92,8 @@ def forward(
     """Run the decoder. Pure; call it inside a jitted function with `config` static.
 
     Args:
-      params: canonical tree, or stacked (`lm.params.stack_layers`) when `config.scan_layers`.
+      params: canonical tree, or stacked (`lm.params.stack_layers`) when `config.scan_layers`;
+        LoRA's factors may stand beside the kernels (`lm.lora.beside`).
       tokens: ids in [0, V).
       positions: position of each token in its own text.
       mask: True where token t may look at key s. Without a cache S = T and the keys are the
@@ -177,7 +182,8 @@ def _run_layer(config, i, params, x, rope, mask, cache, slots):
         cache = cache.write(i, slots, k, v)
         return attend_cached(q, cache.keys[i], cache.values[i], mask, scale)
 
-    return _apply(config, Layer, params)(x, rope, attend), cache
+    part = _adapted_layer if "a" in params["self_attn"]["q_proj"] else Layer
+    return _apply(config, part, params)(x, rope, attend), cache
 
 
 def _run_scanned(config, layers, x, views, cache, slots, wanted, last):

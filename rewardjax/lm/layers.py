@@ -38,16 +38,29 @@ def _product_gradients(kept, g):
 product.defvjp(lambda x, kernel: (x @ kernel, (x, kernel)), _product_gradients)
 
 
-def linear(features_in: int, features_out: int, bias: bool, rngs: nnx.Rngs) -> nnx.Linear:
-    init = nnx.initializers.normal(0.02)
-    return nnx.Linear(
-        features_in,
-        features_out,
-        use_bias=bias,
-        kernel_init=init,
-        dot_general=lambda x, kernel, *_, **__: product(x, kernel),
-        rngs=rngs,
-    )
+class Linear(nnx.Linear):
+    """x kernel + bias; `adapted`: + (x a) b, which LoRA trains (`lm.lora`)."""
+
+    def __init__(
+        self, features_in: int, features_out: int, bias: bool, rngs: nnx.Rngs, adapted: bool = False
+    ):
+        super().__init__(
+            features_in,
+            features_out,
+            use_bias=bias,
+            kernel_init=nnx.initializers.normal(0.02),
+            dot_general=lambda x, kernel, *_, **__: product(x, kernel),
+            rngs=rngs,
+        )
+        self.adapted = adapted
+        if adapted:  # of whatever rank: a module is only merged with parameters, never made
+            self.a = nnx.Param(jnp.zeros((features_in, 1)))
+            self.b = nnx.Param(jnp.zeros((1, features_out)))
+
+    def __call__(self, x):
+        if not self.adapted:
+            return super().__call__(x)
+        return super().__call__(x) + product(product(x, self.a[...]), self.b[...])
 
 
 class OffsetRMSNorm(nnx.Module):
@@ -79,7 +92,7 @@ def norm(
 class Attention(nnx.Module):
     """Projections and rotation of grouped-query attention; what is looked at is the caller's."""
 
-    def __init__(self, config: LMConfig, rngs: nnx.Rngs):
+    def __init__(self, config: LMConfig, rngs: nnx.Rngs, adapted: bool = False):
         d, n, k, h = (
             config.hidden_size,
             config.num_attention_heads,
@@ -88,10 +101,10 @@ class Attention(nnx.Module):
         )
         self.head_dim = h
         self.scale = (config.query_pre_attn_scalar or h) ** -0.5
-        self.q_proj = linear(d, n * h, config.attention_bias, rngs)
-        self.k_proj = linear(d, k * h, config.attention_bias, rngs)
-        self.v_proj = linear(d, k * h, config.attention_bias, rngs)
-        self.o_proj = linear(n * h, d, config.attention_out_bias, rngs)
+        self.q_proj = Linear(d, n * h, config.attention_bias, rngs, adapted)
+        self.k_proj = Linear(d, k * h, config.attention_bias, rngs, adapted)
+        self.v_proj = Linear(d, k * h, config.attention_bias, rngs, adapted)
+        self.o_proj = Linear(n * h, d, config.attention_out_bias, rngs, adapted)
         self.qk_norm = config.qk_norm
         if config.qk_norm:
             self.q_norm = norm(config, h, rngs)
@@ -140,14 +153,14 @@ def attend_cached(
 class MLP(nnx.Module):
     """Feed-forward block, gated (Llama) or plain (GPT-2)."""
 
-    def __init__(self, config: LMConfig, rngs: nnx.Rngs):
+    def __init__(self, config: LMConfig, rngs: nnx.Rngs, adapted: bool = False):
         d, f, bias = config.hidden_size, config.intermediate_size, config.mlp_bias
         self.activation = config.activation
         self.gated = config.mlp_gated
         if config.mlp_gated:
-            self.gate_proj = linear(d, f, bias, rngs)
-        self.up_proj = linear(d, f, bias, rngs)
-        self.down_proj = linear(f, d, bias, rngs)
+            self.gate_proj = Linear(d, f, bias, rngs, adapted)
+        self.up_proj = Linear(d, f, bias, rngs, adapted)
+        self.down_proj = Linear(f, d, bias, rngs, adapted)
 
     def __call__(self, x):
         act = ACTIVATIONS[self.activation]
@@ -164,15 +177,15 @@ class Layer(nnx.Module):
     and after the attention in the second.
     """
 
-    def __init__(self, config: LMConfig, rngs: nnx.Rngs):
+    def __init__(self, config: LMConfig, rngs: nnx.Rngs, adapted: bool = False):
         self.post_norms = config.post_norms
         self.input_layernorm = norm(config, config.hidden_size, rngs)
-        self.self_attn = Attention(config, rngs)
+        self.self_attn = Attention(config, rngs, adapted)
         self.post_attention_layernorm = norm(config, config.hidden_size, rngs)
         if config.post_norms:
             self.pre_feedforward_layernorm = norm(config, config.hidden_size, rngs)
             self.post_feedforward_layernorm = norm(config, config.hidden_size, rngs)
-        self.mlp = MLP(config, rngs)
+        self.mlp = MLP(config, rngs, adapted)
 
     def __call__(self, x, rope, attend):
         attended = self.self_attn(self.input_layernorm(x).astype(x.dtype), rope, attend)

@@ -2,13 +2,14 @@
 
     kernel' = kernel + (alpha / rank) a b        a: [in, rank],  b: [rank, out]
 
-Adapters stand beside every attention and feed-forward kernel. While training, the sum is formed
-once per call, so a forward is the plain model's; what LoRA saves here is optimizer state and what
-is stored. For decoding the sum is taken once and for all.
+Adapters stand beside every attention and feed-forward kernel. While training, a layer adds
+(x a) b to x kernel (`beside`), so that no gradient as large as a kernel is computed, a third of a
+step. For decoding the sum is taken once and for all (`add`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,6 +47,23 @@ def init(lora: Lora, key: Array, weights: PyTree) -> PyTree:
 
 def add(lora: Lora, weights: PyTree, adapters: PyTree) -> PyTree:
     """Canonical weights with every adapter's product in them; all else is passed on."""
+
+    def added(module: PyTree, a: Array, b: Array) -> PyTree:
+        with jax.default_matmul_precision("highest"):
+            return {**module, "kernel": module["kernel"] + a @ b}
+
+    return _adapted(lora, weights, adapters, added)
+
+
+def beside(lora: Lora, weights: PyTree, adapters: PyTree) -> PyTree:
+    """Weights with the adapters' factors beside their kernels, as `decoder.forward` reads them."""
+    return _adapted(lora, weights, adapters, lambda module, a, b: {**module, "a": a, "b": b})
+
+
+def _adapted(
+    lora: Lora, weights: PyTree, adapters: PyTree, how: Callable[[PyTree, Array, Array], PyTree]
+) -> PyTree:
+    """Weights whose adapted modules are `how(module, a, scaled b)`."""
     scale = lora.alpha / lora.rank
     layers = {number: dict(layer) for number, layer in weights["layers"].items()}
     for number, blocks in adapters.items():
@@ -53,9 +71,7 @@ def add(lora: Lora, weights: PyTree, adapters: PyTree) -> PyTree:
             layers[number][block] = dict(layers[number][block])
             for name, pair in modules.items():
                 module = layers[number][block][name]
-                with jax.default_matmul_precision("highest"):
-                    kernel = module["kernel"] + scale * (pair["a"] @ pair["b"])
-                layers[number][block][name] = {**module, "kernel": kernel}
+                layers[number][block][name] = how(module, pair["a"], scale * pair["b"])
     return {**weights, "layers": layers}
 
 

@@ -84,7 +84,8 @@ class NextTokenModel(RewardModel):
     def merge(self, params: RewardParams) -> tuple[RewardModel, RewardParams]:
         if not self.config.lora_rank:
             return self, params
-        weights = self._weights(params)
+        adapters = params.trainable["lora"]
+        weights = lora.add(self.config.lora, params.frozen["backbone"], adapters)
         frozen = {self._embedding_name: weights.pop(self._embedding_name)}
         trainable = {"head": params.trainable["head"], "backbone": weights}
         config = dataclasses.replace(self.config, lora_rank=0)
@@ -215,7 +216,9 @@ class NextTokenModel(RewardModel):
 
     def _weights(self, params: RewardParams) -> PyTree:
         if self.config.lora_rank:
-            return lora.add(self.config.lora, params.frozen["backbone"], params.trainable["lora"])
+            return lora.beside(
+                self.config.lora, params.frozen["backbone"], params.trainable["lora"]
+            )
         return {**params.trainable["backbone"], **params.frozen["backbone"]}
 
     @property

@@ -50,7 +50,9 @@ class Rad(RewardModel):
         if not self.config.lora_rank:
             return self, params
         config = dataclasses.replace(self.config, lora_rank=0)
-        trainable = {"head": params.trainable["head"], "backbone": self._weights(params)}
+        adapters = params.trainable["lora"]
+        body = lora.add(self.config.lora, params.frozen["backbone"], adapters)
+        trainable = {"head": params.trainable["head"], "backbone": body}
         return dataclasses.replace(self, config=config), RewardParams(trainable, {})
 
     def prefill(
@@ -117,7 +119,9 @@ class Rad(RewardModel):
 
     def _weights(self, params: RewardParams) -> PyTree:
         if self.config.lora_rank:
-            return lora.add(self.config.lora, params.frozen["backbone"], params.trainable["lora"])
+            return lora.beside(
+                self.config.lora, params.frozen["backbone"], params.trainable["lora"]
+            )
         return params.trainable["backbone"]
 
     @property

@@ -123,6 +123,28 @@ def test_only_adapters_and_head_train(tiny_lm, started):
         assert float(jnp.abs(gradient).max()) > 0, jax.tree_util.keystr(path)
 
 
+def test_a_step_computes_no_gradient_of_a_whole_kernel(started):
+    """That is one product in three, which the sum W + a b would need."""
+    model, weights = started
+    params = noisy(model, weights)[1]
+
+    def products(adapters, body):
+        """Multiplications of the gradient, with the adapters given as `body` has them."""
+
+        def loss(adapters):
+            states = backbone.encode(model.transformer, body(adapters), TOKENS, LENGTHS)
+            return jnp.square(states - 1).sum()
+
+        return jax.jit(jax.grad(loss)).lower(adapters).compile().cost_analysis()["flops"]
+
+    how, frozen = model.config.lora, params.frozen["backbone"]
+    beside, summed = (
+        products(params.trainable["lora"], lambda adapters, form=form: form(how, frozen, adapters))
+        for form in (lora.beside, lora.add)
+    )
+    assert beside < 0.85 * summed
+
+
 def test_frozen_weights_are_the_lms_own_arrays(tiny_lm):
     model, weights, _ = start(RewardModelConfig("arm", "own", lora_rank=2), tiny_lm)
     frozen = model.freeze(weights)["backbone"]["layers"]["1"]["mlp"]["up_proj"]["kernel"]

@@ -137,12 +137,15 @@ def _read(path: Path) -> Results | None:
         return None
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        return found if isinstance(found["workspace"], str) else None
-    except (ValueError, KeyError, TypeError) as error:
-        raise RewardJaxError(
-            f"{path} holds no results of a comparison that could be taken over"
-            f" ({type(error).__name__}: {error}); move it away, or give --publish another folder"
-        ) from None
+        if isinstance(found, dict) and "workspace" in found:
+            return found
+        reason = "it names no workspace"
+    except ValueError as error:
+        reason = str(error)
+    raise RewardJaxError(
+        f"{path} holds no results of a comparison that could be taken over ({reason}); move it"
+        " away, or give --publish another folder"
+    )
 
 
 def _public(config: CompareConfig) -> CompareConfig:

@@ -197,8 +197,9 @@ def _measures(steps: Steps, cells: list[Cell]) -> dict[str, dict[str, Any]]:
             measure = {name: metric[name] for name in _MEASURE if name in metric}
             before = found.setdefault(key, measure)
             # A judge that was fitted again on another machine: the same but for rounding.
-            if measure["version"] not in before["version"].split(" and "):
-                before["version"] += f" and {measure['version']}"
+            known = before["version"].split(" and ")
+            new = [v for v in measure["version"].split(" and ") if v not in known]
+            before["version"] = " and ".join([*known, *new])
     return public(steps.config, found)
 
 
