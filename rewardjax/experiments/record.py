@@ -28,6 +28,7 @@ def record(work: Workspace, command: str) -> Results:
         "workspace": work.id,
         "command": public(config, command),
         "settings": public(config, settings),
+        "inputs": work.inputs,
         "machine": machine(),
         "versions": versions(),
         "commit": commit(),

@@ -45,6 +45,12 @@ class Workspace:
         longest_first = sorted(config.inputs, key=lambda path: (-len(path), path))
         self._digests = {path: _digest(Path(path)) for path in longest_first}
 
+    @property
+    def inputs(self) -> dict[str, str]:
+        """Hashes of the files that are read, by their names; a folder (a judge) is not a file."""
+        files = {path: digest for path, digest in self._digests.items() if Path(path).is_file()}
+        return {Path(path).name: digest for path, digest in sorted(files.items())}
+
     def place(self, kind: str, name: str, behind: Any, suffix: str = "") -> Path:
         """Where something belongs: KIND/NAME-HASH, the hash being of `behind`."""
         text = json.dumps(behind, sort_keys=True, default=str)

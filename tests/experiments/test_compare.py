@@ -180,7 +180,7 @@ def test_every_number_has_its_n_and_its_judge(results):
         assert ("per_prompt" in cell) == (not cell["full"] and cell["seed"] == 0)
 
 
-def test_another_workspace_goes_on_from_what_is_published(inputs, results, monkeypatch):
+def test_another_workspace_goes_on_from_what_is_published(inputs, results):
     """It makes what is missing, trains what that needs, and finds the numbers of one workspace."""
     cells, whole = results["cells"], json.loads(json.dumps(results))
     missing = [c for c in cells if c["model"] == "ARM distilled" and (c["full"] or c["seed"])]
@@ -229,9 +229,12 @@ def test_another_workspace_goes_on_from_what_is_published(inputs, results, monke
 def test_only_what_was_made_alike_is_taken_over(inputs, results, change, cells, seeds):
     settings = results["settings"] | change | {"publish": str(inputs / "published")}
     config = from_dict(CompareConfig, settings)
-    found = Published(config, "another")
+    same = results["inputs"]
+    assert same.keys() == {"texts.jsonl", "prompts.txt"}
+    found = Published(config, "another", same)
     assert (len(found._cells), len(found._seeds)) == (cells, seeds)
-    assert len(Published(config, results["workspace"])) == 0  # it has its own files
+    assert len(Published(config, results["workspace"], same)) == 0  # it has its own files
+    assert len(Published(config, "another", same | {"texts.jsonl": "other content"})) == 0
 
 
 def test_damaged_results_are_not_overwritten(inputs, tmp_path, capsys):

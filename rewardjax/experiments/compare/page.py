@@ -79,10 +79,13 @@ def readme(results: Results) -> str:
 
 
 def _unfinished(results: Results) -> str:
-    return (
-        f"UNFINISHED: {results['unfinished']['cells']} of the cells planned so far are not"
-        " measured, and models, ranks or controls may be missing."
+    cells = results["unfinished"]["cells"]
+    measured = (
+        f"{cells} of the cells planned so far are not measured"
+        if cells
+        else ("every cell is measured")
     )
+    return f"UNFINISHED: {measured}; models, ranks, agreement or controls may be missing."
 
 
 def _protocol(results: Results) -> str:

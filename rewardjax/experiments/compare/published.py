@@ -4,7 +4,8 @@ A workspace holds weights and texts and stays where it was made; what is measure
 `results.json` that is published. A run whose workspace is another one (a new machine, a cleaned
 disk) takes over from it every number that was made with the settings it has itself, and makes only
 what is missing: a model is trained again where a missing number needs it. Input files are compared
-by name. Each number says in which workspace it was made.
+by name and content, judges by name: one that is fitted again differs by rounding. Each number says
+in which workspace it was made.
 """
 
 from __future__ import annotations
@@ -30,13 +31,19 @@ _ARM = ("prompts", "prompt_field", "where", "invert", "metric")
 class Published:
     """Numbers of other workspaces that this comparison would measure alike."""
 
-    def __init__(self, config: CompareConfig, workspace: str) -> None:
+    def __init__(self, config: CompareConfig, workspace: str, inputs: dict[str, str]) -> None:
         """Reads `results.json` of the folder that `config` publishes in, where there is one.
+
+        Args:
+          workspace: this one's id, whose own numbers are not taken over.
+          inputs: `Workspace.inputs`. Nothing is taken over where a file has changed.
 
         Raises:
           RewardJaxError: that file cannot be read.
         """
         found = _read(Path(config.publish) / RESULTS) if config.publish else None
+        if found and _changed(found.get("inputs", {}), inputs):
+            found = None
         now = _public(config)
         before = from_dict(CompareConfig, found["settings"], source=RESULTS) if found else now
         self._found: Results = found or {"models": [], "cells": [], "samples": [], "areas": []}
@@ -146,6 +153,11 @@ def _read(path: Path) -> Results | None:
         f"{path} holds no results of a comparison that could be taken over ({reason}); move it"
         " away, or give --publish another folder"
     )
+
+
+def _changed(before: dict[str, str], now: dict[str, str]) -> bool:
+    """Whether a file of the same name had another content."""
+    return any(before.get(name, digest) != digest for name, digest in now.items())
 
 
 def _public(config: CompareConfig) -> CompareConfig:

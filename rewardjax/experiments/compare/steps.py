@@ -49,7 +49,7 @@ class Steps(Trainings):
 
     def __init__(self, config: CompareConfig, work: Workspace) -> None:
         super().__init__(config, work)
-        self.published = Published(config, work.id)
+        self.published = Published(config, work.id, work.inputs)
         self._scorers: list[Scorer] | None = None
         self._judge_lm: LM | None = None
 
