@@ -35,7 +35,8 @@ def tradeoff_curves(
     """Attribute against perplexity, a line per reward model, with the intervals of both.
 
     Args:
-      series: name → points in the order of β, the unguided one first; at most `MOST` lines.
+      series: name → points in the order of β, the unguided one first; at most `MOST` lines. One
+        without points is not drawn, but keeps its colour and marker for itself.
       limit: a perplexity that is marked with a vertical line.
       prefix: of the ids inside the SVG.
     """
@@ -43,6 +44,8 @@ def tradeoff_curves(
         figure = Figure(figsize=(8.6, 4.6), layout="constrained")
         axes = figure.subplots()
         for i, (name, points) in enumerate(series.items()):
+            if not points:
+                continue
             x, y = [p.perplexity for p in points], [p.attribute for p in points]
             axes.errorbar(
                 [v.value for v in x],

@@ -10,6 +10,7 @@ from rewardjax.cli import main as cli
 from rewardjax.config import from_dict
 from rewardjax.experiments import rank_page
 from rewardjax.experiments.compare import page, speed
+from rewardjax.experiments.compare.figures import curves
 from rewardjax.experiments.compare.published import Published
 from rewardjax.experiments.compare.settings import CompareConfig
 from tests.experiments.comparison import command, files, write_inputs
@@ -169,6 +170,18 @@ def test_the_page_takes_more_models_than_a_figure_has_colours(results, tmp_path)
     page.write(many, tmp_path)
     for text in ((tmp_path / name).read_text() for name in ("report.html", "README.md")):
         assert "another 18" in text
+
+
+def test_a_model_has_one_colour_in_the_curves_of_every_arm(results):
+    more = [c | {"beta": 10.0} for c in results["cells"] if c["arm"] == "down" and c["model"]]
+    svgs = {
+        arm["name"]: [svg for svg, _ in curves(results | {"cells": results["cells"] + more}, arm)]
+        for arm in results["arms"]
+    }
+    assert [len(found) for found in svgs.values()] == [1, 1]
+    assert "var(--series-1," in svgs["up"][0]
+    assert "var(--series-2," in svgs["down"][0]  # of ARM, the second model of the page
+    assert "var(--series-1," not in svgs["down"][0]
 
 
 def test_every_number_has_its_n_and_its_judge(results):

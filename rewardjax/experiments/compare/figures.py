@@ -40,11 +40,16 @@ def curves(results: Results, arm: dict[str, Any]) -> Iterator[Figure]:
     if not any(len(points) > 2 for points in lines.values()):
         return
     limit = arm["most_perplexity"] * start.perplexity.value
-    names = list(lines)
+    decoded = {c["model"] for c in results["cells"]}
+    names = [m["name"] for m in results["models"] if m["name"] in decoded]
     grids = {tuple(point.beta for point in points[1:]) for points in lines.values()} - {()}
     alike = ", ".join(f"{beta:g}" for beta in grids.pop()) if len(grids) == 1 else "rising"
     for part, chunk in enumerate(chunks(names[1:], MOST - 1)):
-        shown = {name: lines[name] for name in [names[0], *chunk]}
+        others = lines.keys() - {names[0]}
+        if others.isdisjoint(chunk) and (others or part):
+            continue
+        # Models that this arm leaves out keep their place: each has one colour on the whole page.
+        shown = {name: lines.get(name, []) for name in [names[0], *chunk]}
         svg = tradeoff_curves(
             shown,
             attribute=tables.words(metric),

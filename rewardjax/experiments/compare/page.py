@@ -83,7 +83,7 @@ def _unfinished(results: Results) -> str:
     measured = (
         f"{cells} of the cells planned so far are not measured"
         if cells
-        else ("every cell is measured")
+        else "every cell is measured"
     )
     return f"UNFINISHED: {measured}; models, ranks, agreement or controls may be missing."
 
