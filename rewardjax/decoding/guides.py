@@ -39,6 +39,11 @@ def row_settings(
     Raises:
         RewardJaxError: a setting for another number of reward models, or too many stop ids.
     """
+    # Most rows have one sampling in common: each is looked at once, then copied.
+    distinct = {id(sampling): sampling for sampling in samplings}
+    places = {key: i for i, key in enumerate(distinct)}
+    rows = [places[id(sampling)] for sampling in samplings]
+    samplings = list(distinct.values())
     count, width = len(samplings), guides.outputs
     beta, beta_end = np.zeros((2, count, width), np.float32)
     invert, steers = np.zeros((2, count, width), bool)
@@ -76,4 +81,4 @@ def row_settings(
         "steers": steers,
         "stop_ids": stop_ids,
     }
-    return Settings(**{name: jnp.asarray(value) for name, value in settings.items()})
+    return Settings(**{name: jnp.asarray(value[rows]) for name, value in settings.items()})
