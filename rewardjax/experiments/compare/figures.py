@@ -44,8 +44,8 @@ def curves(results: Results, arm: dict[str, Any]) -> Iterator[Figure]:
     names = [m["name"] for m in results["models"] if m["name"] in decoded]
     grids = {tuple(point.beta for point in points[1:]) for points in lines.values()} - {()}
     alike = ", ".join(f"{beta:g}" for beta in grids.pop()) if len(grids) == 1 else "rising"
+    others = lines.keys() - {names[0]}
     for part, chunk in enumerate(chunks(names[1:], MOST - 1)):
-        others = lines.keys() - {names[0]}
         if others.isdisjoint(chunk) and (others or part):
             continue
         # Models that this arm leaves out keep their place: each has one colour on the whole page.
