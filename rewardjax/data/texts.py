@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from rewardjax.data.examples import split, subset
 from rewardjax.data.files import read_examples
 from rewardjax.data.prompts import read_prompts
 from rewardjax.data.settings import DataConfig
@@ -29,3 +30,20 @@ def read_texts(path: str, field: str = "text", *, header: bool = True) -> list[s
         drop_empty=True,
     )
     return read_examples(data).texts
+
+
+def trained_texts(data: DataConfig, seed: int) -> list[str]:
+    """The texts that `train reward-model` learns from with these settings: not those it holds out.
+
+    Raises:
+      RewardJaxError: as the data readers.
+    """
+    seed = seed if data.split_seed is None else data.split_seed
+    found = subset(read_examples(data), data.max_examples, seed)
+    return [found.texts[i] for i in split(found.texts, data.held_out, seed)[0]]
+
+
+def apart(texts: list[str], others: list[str]) -> list[str]:
+    """Those of the texts that stand inside none of the others, word for word."""
+    whole = "\n".join(others)
+    return [text for text in texts if text not in whole]

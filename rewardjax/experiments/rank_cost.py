@@ -36,13 +36,13 @@ def describe_cost(
     """One line: how many rewards, of how many columns, and about how long on this machine."""
     rewards = checks = svd = 0.0
     count, sampled = 0, False
-    for prefixes in sets.values():
+    for number, prefixes in enumerate(sets.values()):
         columns, sampled = choose_columns(model, len(prefixes), settings.columns, settings.seed)
         count = len(columns)
         lengths = [len(prefix) for prefix in prefixes]
         rewards += flops(model, transformer, lengths, count)
         svd += svd_flops(len(prefixes), count)
-        if sampled and settings.check_prefixes:
+        if sampled and settings.check_prefixes and not number:  # the first set alone
             few = lengths[: settings.check_prefixes]
             checks += flops(model, transformer, few, model.lm.vocab_size)
             svd += svd_flops(len(few), model.lm.vocab_size)

@@ -72,7 +72,8 @@ def _numbers(results: dict[str, RankResult]) -> list[html.KeyNumber]:
             out.append(html.KeyNumber(f"{name}, {words}: 99% of the energy", value, n))
     first = next(iter(results.values()))
     if first.bound is not None:
-        kept = "kept" if all(r.within_bound for r in results.values()) else "NOT kept"
+        within = {result.within_bound for result in results.values()}
+        kept = "NOT kept" if False in within else "kept" if True in within else "no fewer than N"
         out.append(html.KeyNumber("bound of the parametrization", str(first.bound), kept))
     return out
 

@@ -42,7 +42,8 @@ class RankConfig:
     """auto: the whole vocabulary, or max(8 N, 4096) random tokens for a model that runs on each
     candidate (RAD; N at most 512); all; or a number of random tokens"""
     check_prefixes: int = 64
-    """where columns are sampled: the first so many prefixes with the whole vocabulary too; 0: no"""
+    """where columns are sampled: the first so many prefixes of the first set with the whole
+    vocabulary too; 0: no"""
     output: int = 0
     """which output of the reward model"""
     dtype: Literal["float32", "float64"] = "float64"

@@ -135,9 +135,17 @@ def sizes(rows: int) -> list[int]:
 
 
 def growth(
-    matrix: Matrix, dtype: SVDType = "float64", *, center_rows: bool = False
+    matrix: Matrix,
+    dtype: SVDType = "float64",
+    *,
+    center_rows: bool = False,
+    width: int | None = None,
 ) -> tuple[Spectrum, list[dict[str, Any]]]:
     """The spectrum of the matrix, and the ranks of its first 8, 16, 32 … and all N rows.
+
+    Args:
+        width: columns of the matrix that these are a sample of, so that its cut-offs are those of
+            the whole; unset: these are all.
 
     Returns:
         The spectrum of the whole, and for each size {"rows", "numerical_rank", "energy_rank"}.
@@ -146,7 +154,7 @@ def growth(
     for size in sizes(len(matrix)):
         part = matrix[:size]
         s = spectrum(part, dtype, center_rows=center_rows)
-        out.append({"rows": size, **ranks(s, part.shape)})
+        out.append({"rows": size, **ranks(s, (size, width or part.shape[1]))})
     return s, out
 
 

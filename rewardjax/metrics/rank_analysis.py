@@ -169,13 +169,14 @@ def analyze_rank(
             )
 
         matrix = rows("rows.f32", prefixes, columns)
-        analysis = analyze_matrix(matrix, settings.dtype)
+        analysis = analyze_matrix(matrix, settings.dtype, model.lm.vocab_size)
         check = prefixes[: settings.check_prefixes]
         full = sample = None
         if sampled and check:
             whole = rows("check.f32", check, np.arange(model.lm.vocab_size, dtype=np.int32))
             full = analyze_matrix(whole, settings.dtype)
-            sample = analyze_matrix(matrix[: len(check)], settings.dtype)
+            few = matrix[: len(check)]
+            sample = analyze_matrix(few, settings.dtype, model.lm.vocab_size)
     return RankResult(
         analysis,
         model.lm.vocab_size,
@@ -190,12 +191,18 @@ def analyze_rank(
     )
 
 
-def analyze_matrix(matrix: Float[np.ndarray, "N C"], dtype: SVDType = "float64") -> Analysis:
-    """Spectrum, ranks and growth of a matrix as it is and without its rows' means."""
+def analyze_matrix(
+    matrix: Float[np.ndarray, "N C"], dtype: SVDType = "float64", width: int | None = None
+) -> Analysis:
+    """Spectrum, ranks and growth of a matrix as it is and without its rows' means.
+
+    Args:
+        width: as of `metrics.rank.growth`.
+    """
     shape = (matrix.shape[0], matrix.shape[1])
     return Analysis(
-        Part(shape, *growth(matrix, dtype)),
-        Part(shape, *growth(matrix, dtype, center_rows=True)),
+        Part(shape, *growth(matrix, dtype, width=width)),
+        Part(shape, *growth(matrix, dtype, center_rows=True, width=width)),
     )
 
 

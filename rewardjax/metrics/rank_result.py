@@ -11,6 +11,8 @@ from jaxtyping import Float
 
 DIGITS = 9
 """Significant digits of a singular value in JSON: float32 rewards have fewer."""
+BOUND_CUTOFF = "1e-06"
+"""Where a bound on the rank is tested: a little above what rounding of float32 rewards leaves."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,10 +95,13 @@ class RankResult:
 
     @property
     def within_bound(self) -> bool | None:
-        """Whether the raw rank (float32's cut-off) keeps the bound; None without one."""
-        if self.bound is None:
+        """Whether the raw rank at `BOUND_CUTOFF` keeps the bound.
+
+        None without one, and where N or the columns are too few to break it.
+        """
+        if self.bound is None or self.bound >= min(self.analysis.raw.shape):
             return None
-        return self.analysis.raw.numerical_rank["float32"] <= self.bound
+        return self.analysis.raw.numerical_rank[BOUND_CUTOFF] <= self.bound
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""

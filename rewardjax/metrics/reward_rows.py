@@ -51,7 +51,8 @@ def reward_block(
 ) -> Float[Array, "B C"]:
     """R[x_b, columns[c]], raw, of right-padded prefixes; C is a multiple of `chunk`.
 
-    The base LM's hidden states (where the model wants any) and the rewards are one program.
+    The base LM's hidden states (where the model wants any) and the rewards are one program. Of the
+    whole vocabulary in one chunk, embeddings are multiplied as they lie, and not gathered.
     """
     hidden, last = {}, {}
     if model.layers:
@@ -61,6 +62,8 @@ def reward_block(
         at = lengths[:, None, None] - 1
         last = {name: jnp.take_along_axis(h, at, axis=1)[:, 0] for name, h in hidden.items()}
     cache = model.prefill(params, tokens, lengths, hidden, max_new_tokens=0, num_candidates=chunk)
+    if chunk == model.lm.vocab_size:  # `columns` holds every id, in order
+        return model.vocabulary_rewards(params, cache, last, len(tokens))[0][..., output]
 
     def score(ids: Int[Array, "chunk"]) -> Array:
         ids = jnp.broadcast_to(ids, (tokens.shape[0], chunk))
@@ -120,6 +123,8 @@ def write_rows(
         RewardJaxError: the file is another matrix's.
     """
     chunk = min(chunk, len(columns))
+    if len(columns) == source.model.lm.vocab_size and not source.model.reads_candidates:
+        chunk = len(columns)
     at_once = math.ceil(COLUMNS_AT_ONCE / chunk) * chunk if source.model.reads_candidates else None
     units = plan([len(prefix) for prefix in prefixes], len(columns), batch_size, at_once)
     state_path = path.with_name(path.name + ".json")

@@ -18,8 +18,8 @@ SMALLEST = 1e-9
 """Singular values are drawn down to this share of the largest: float32 rewards end before."""
 CUTOFF_NOTE = (
     "Cut-offs are relative to the largest singular value: float32 and float64 are NumPy's"
-    " max(N, columns)·eps, bfloat16 its eps alone, 2⁻⁷. Rewards are float32, so float64's cut-off"
-    " counts their rounding too"
+    " max(N, vocabulary)·eps, bfloat16 its eps alone, 2⁻⁷. Rewards are float32, so float64's"
+    " cut-off counts their rounding too"
 )
 
 

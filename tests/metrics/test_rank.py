@@ -105,6 +105,9 @@ def test_growth_of_leading_rows():
     np.testing.assert_allclose(s, np.linalg.svd(matrix, compute_uv=False), atol=1e-12)
     assert [g["rows"] for g in found] == [8, 16, 32, 40] == sizes(40)
     assert [g["numerical_rank"]["1e-06"] for g in found] == [8, 12, 12, 12]
+    cut = growth(matrix, width=10**7)[1]  # a sample of so many columns: 1e7 eps > 1
+    assert [g["numerical_rank"]["float32"] for g in cut] == [0, 0, 0, 0]
+    assert [g["numerical_rank"]["1e-06"] for g in cut] == [8, 12, 12, 12]
     assert sizes(5) == [5]
     assert sizes(8) == [8]
 

@@ -1,5 +1,6 @@
 """Rank analysis of tiny reward models against `rj.reward_rows`, NumPy's SVD and known bounds."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -7,7 +8,8 @@ import pytest
 
 import rewardjax as rj
 from rewardjax.errors import RewardJaxError
-from rewardjax.metrics import reward_rows
+from rewardjax.metrics import rank_analysis, reward_rows
+from rewardjax.metrics.rank import growth, ranks
 from rewardjax.metrics.rank_analysis import (
     RankSettings,
     analyze_rank,
@@ -71,6 +73,22 @@ def test_raw_rows_are_the_facades(tiny_lm, trained, prefixes, tmp_path, name, ou
     assert (result.prefixes, result.columns, result.vocabulary) == (11, 50, 128)
 
 
+def test_cutoffs_of_a_sample_are_those_of_the_whole_vocabulary(
+    tiny_lm, trained, prefixes, monkeypatch
+):
+    widths = []
+
+    def spy(matrix, *args, width=None, **how):
+        widths.append((matrix.shape, width or matrix.shape[1]))
+        return growth(matrix, *args, width=width, **how)
+
+    monkeypatch.setattr(rank_analysis, "growth", spy)
+    settings = RankSettings(columns="50", check_prefixes=5)
+    analyze_rank(tiny_lm, trained["rad"], prefixes[:11], settings)
+    raw_and_centered = [((11, 50), 128), ((5, 128), 128), ((5, 50), 128)]
+    assert widths == [one for one in raw_and_centered for _ in range(2)]
+
+
 @pytest.mark.parametrize(
     ("name", "bound", "centered"),
     [("arm", 32, 32), ("arm_rank", 4, 3), ("arm_rank-no-baseline", 3, 3), ("rad", None, None)],
@@ -90,6 +108,16 @@ def test_rank_of_raw_rows_keeps_the_bound(tiny_lm, trained, prefixes, name, boun
         assert rank == bound  # random heads use all they may
         assert result.within_bound
         assert result.analysis.centered.numerical_rank["float32"] == centered
+    few = analyze_rank(tiny_lm, trained[name], prefixes[: bound or 1], RankSettings())
+    assert few.within_bound is None  # so few rows cannot break it
+    if bound is not None:  # one direction too many is seen, however weak it is beside the others
+        raw = result.analysis.raw
+        growth_beyond = ranks(
+            np.append(raw.singular_values[:bound], 3e-6 * raw.singular_values[0]), raw.shape
+        )
+        broken = dataclasses.replace(raw, growth=[{"rows": 40, **growth_beyond}])
+        analysis = dataclasses.replace(result.analysis, raw=broken)
+        assert dataclasses.replace(result, analysis=analysis).within_bound is False
     again = RankResult.from_dict(json.loads(json.dumps(result.to_dict())))
     assert again.to_dict() == result.to_dict()
 
