@@ -88,7 +88,8 @@ def run_round(
     if config.refit:
         assert drawn is not None
         settings = nado_config(config, number, str(folder / "nado"), stage.lm.source)
-        learner = attribute_guide.learner(settings, stage.lm, drawn)
+        with phases.time("reading"):
+            learner = attribute_guide.learner(settings, stage.lm, drawn)
         if config.scheme == "sequential":
             found = learner.train()
             phases.note("reward_model", updates=found.step, seconds=found.seconds)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections import deque
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -10,10 +11,12 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from rewardjax import hosts
 from rewardjax.data.batches import Batch, ordered_batches, training_batches
 from rewardjax.errors import RewardJaxError
 from rewardjax.hosts import fetch
 from rewardjax.metrics.likelihood import detection
+from rewardjax.report.write import write_text
 from rewardjax.rewards import RewardParams
 from rewardjax.sharding import place_batch
 
@@ -128,6 +131,7 @@ class AttributeTrainer(Trainer):
         sums = self._sums(run.corpus, self.eval_batches, params, guided and run.samples is None)
         values: dict[str, Any] = {}
         if sums is not None:
+            self._keep(sums)
             accepted = run.corpus.accepted
             values |= _likelihoods(sums, None if accepted is None else accepted[run.eval_rows])
         if guided and run.samples is not None:
@@ -146,6 +150,12 @@ class AttributeTrainer(Trainer):
             values |= {f"reward_model/{name}": value for name, value in theirs.items()}
         self.metrics = plain(values)
         return self.metrics
+
+    def _keep(self, sums: np.ndarray) -> None:
+        """ROUND/held_out.json: NLL and tokens of each held-out text, for paired comparisons."""
+        if hosts.is_first():
+            found = {"nll": sums[:, 0].tolist(), "tokens": sums[:, 3].astype(int).tolist()}
+            write_text(self.run.directory / "held_out.json", json.dumps(found) + "\n")
 
     def _sums(
         self, texts: TextSet, batches: Sequence[Batch], params: RewardParams, with_kl: bool

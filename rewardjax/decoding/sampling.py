@@ -14,12 +14,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 CAPACITIES = (1, 10, 20, 50, 128)
-BLOCK = 256
-"""Probabilities that are summed together before a draw looks at single ones."""
 """Static numbers of candidates; above them the whole vocabulary. k itself is traced.
 
 RAD pays for the capacity, not for k: the field's usual numbers of candidates have one of their own.
 """
+BLOCK = 256
+"""Probabilities that are summed together before a draw looks at single ones."""
 
 
 class Candidates(NamedTuple):

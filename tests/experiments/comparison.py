@@ -31,7 +31,9 @@ CONFIG = {
         "sampling": {"num_samples": 4, "max_new_tokens": 4},
         "oracle": {"pattern": "[ab]"},
         "reward_model": {"parametrization": "arm"},
-        "optim": {"steps": 2, "batch_size": 4},
+        "optim": {"steps": 3, "batch_size": 4, "learning_rate": 10.0},  # gets worse at once
+        "eval": {"every": 1},
+        "checkpoint": {"export": "best"},
         "held_out": 0.25,
     },
     "sweeps": [
@@ -76,7 +78,7 @@ CONFIG = {
     },
     "scorers": ["vader"],
     "rank": {
-        "prefixes": ["held-out={texts}"],
+        "held_out": "{texts}",
         "num_prefixes": 6,
         "columns": "50",
         "check_prefixes": 0,

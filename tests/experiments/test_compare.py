@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
+import yaml
 
 from rewardjax.cli import main as cli
 from rewardjax.config import from_dict
@@ -13,6 +14,8 @@ from rewardjax.experiments.compare import page, speed
 from rewardjax.experiments.compare.figures import curves
 from rewardjax.experiments.compare.published import Published
 from rewardjax.experiments.compare.settings import CompareConfig
+from rewardjax.train.run import prepare
+from rewardjax.train.settings import TrainConfig
 from tests.experiments.comparison import command, files, write_inputs
 
 BETAS = {
@@ -113,6 +116,28 @@ def test_models_say_what_they_cost(results):
         "unguided",
         *(name for name in by_name if not name.startswith("rank")),
     }
+
+
+def test_a_run_that_exports_its_best_is_judged_by_that(inputs, results):
+    (nado,) = (model for model in results["models"] if model["name"] == "NADO")
+    log = next((inputs / "out" / "models").glob("nado-s0-*/metrics.jsonl"))
+    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    found = {row["step"]: row["eval/objective"] for row in rows if "eval/objective" in row}
+    best = nado["seeds"][0]["metrics"]["eval/objective"]
+    assert best == min(value for step, value in found.items() if step) < found[3]
+
+
+def test_prefixes_are_of_texts_that_models_have_and_have_not_seen(inputs, results):
+    def texts(name):
+        (path,) = (inputs / "out" / "prefixes").glob(f"{name}*.jsonl")
+        return [json.loads(line)["text"] for line in path.read_text().splitlines()]
+
+    path = next((inputs / "out" / "models").glob("rad-s0-*.yaml"))
+    run = prepare(from_dict(TrainConfig, yaml.safe_load(path.read_text())), None, None, None)
+    assert texts("training") == [run.examples.texts[i] for i in run.train_rows]
+    assert texts("held-out") == [run.examples.texts[i] for i in run.eval_rows]
+    for model in results["models"]:
+        assert list(model["seeds"][0]["rank"]["sets"]) == ["held-out", "training"]
 
 
 def test_an_oracle_judges_every_cell(inputs, results):

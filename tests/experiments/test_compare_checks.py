@@ -35,6 +35,11 @@ def inputs(tmp_path_factory, tiny_lm_dir):
         ({"protocol": {"samples": 0}}, "protocol.samples is 0"),
         ({"protocol": {"prompts": 5, "full_prompts": 2}}, "has 6 prompts; expected at least 7"),
         ({"arms": [CONFIG["arms"][0] | {"prompts": "{promts}"}]}, "needs the files promts"),
+        ({"models": [{"name": "N", "program": "nado"}]}, "'N', is not trained on labelled texts"),
+        (
+            {"training": {"data": CONFIG["training"]["data"] | {"held_out": 0.0}}},
+            "stands in one that the first model, 'RAD', is trained on",
+        ),
     ],
 )  # fmt: skip
 def test_refuses(inputs, tmp_path, capsys, change, words):

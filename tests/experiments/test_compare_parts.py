@@ -1,12 +1,14 @@
 """The workspace of a comparison, what of it is published, and β where perplexities are missing."""
 
 import json
+import math
 
 import pytest
 
 from rewardjax.errors import RewardJaxError
 from rewardjax.experiments.compare.cost import TEXT, trainings
-from rewardjax.experiments.compare.lm_tables import of_lms
+from rewardjax.experiments.compare.lm_tables import of_lms, perplexity_ratio
+from rewardjax.experiments.compare.results import _area
 from rewardjax.experiments.compare.settings import (
     ArmConfig,
     CompareConfig,
@@ -178,7 +180,38 @@ def test_the_table_of_fine_tuned_lms_begins_with_the_lm_before():
     table = of_lms({"models": [{"name": "ARM", "program": "reward-model", "seeds": []}, tuned]})
     assert table is not None
     before, after = ([cell.value for cell in row] for row in table.rows)
-    assert before[:2] == ["the LM before", "30.0"]
-    assert after[:2] == ["tuned", "20.0"]
+    assert before[:3] == ["the LM before", "30.0", "–"]
+    assert after[:3] == ["tuned", "20.0", "–"]
     assert after[-4:] == ["8", "4", "50.0", "70.0"]
     assert of_lms({"models": []}) is None
+    tokens = [3, 5, 40]
+    seed["held_out"] = {"nll": [6.0, 20.0, 80.0], "tokens": tokens}
+    seed["metrics"]["eval/detection"] = {"value": 0.7, "low": 0.6, "high": 0.8}
+    seed["metrics"]["eval/detection_auc"] = 0.7
+    other = {**seed, "held_out": {"nll": [9.0, 15.0, 83.0], "tokens": tokens}}
+    models = [tuned, {"name": "other", "program": "attribute", "seeds": [other]}]
+    table = of_lms({"models": models})
+    assert table is not None
+    assert table.rows[1][2].value == "1.000"
+    assert table.rows[2][4].note == "0.600 to 0.800"
+    found = perplexity_ratio(other["held_out"], seed["held_out"])
+    assert found is not None
+    assert found.value == pytest.approx(math.exp(107 / 48) / math.exp(106 / 48))
+    swapped = perplexity_ratio(seed["held_out"], other["held_out"])
+    assert swapped is not None
+    # The worst a resample can draw is the worst text alone.
+    assert math.exp(-5 / 5) <= found.low < 1 < found.high <= math.exp(3 / 3)
+    assert (swapped.low, swapped.high) == pytest.approx((1 / found.high, 1 / found.low))
+    assert perplexity_ratio(seed["held_out"], {"nll": [1.0], "tokens": [3]}) is None
+
+
+@pytest.mark.parametrize(
+    ("betas", "program"), [((20.0,), "reward-model"), ((5.0, 20.0), "attribute")]
+)
+def test_one_point_is_no_curve(betas, program):
+    """A fine-tuned LM has one strength, which is none."""
+    config = CompareConfig(betas=betas)
+    models = ModelConfig("A"), ModelConfig("B", program=program)
+    steps = object.__new__(Steps)
+    steps.config = config  # and nothing else is looked up
+    assert _area(steps, ArmConfig("up"), *models) is None

@@ -36,7 +36,8 @@ def curves(results: Results, arm: dict[str, Any]) -> Iterator[Figure]:
                 Point(c["beta"], _interval(c, PERPLEXITY), _interval(c, metric))
                 for c in sorted(cells, key=lambda c: c["beta"])
             ]
-            lines[model["name"]] = [start, *points]
+            tuned = model["program"] == "attribute"  # one point, which no β leads to
+            lines[model["name"]] = points if tuned else [start, *points]
     if not any(len(points) > 2 for points in lines.values()):
         return
     limit = arm["most_perplexity"] * start.perplexity.value
@@ -79,7 +80,10 @@ def sweep_figure(results: Results, found: dict[str, Any]) -> Figure:
     }
     if any(s["rank"] for seeds in rows for s in seeds):
         panels["rank (99% of energy)"] = {
-            "": [[model_tables.energy_rank(s["rank"], 0.99) for s in seeds] for seeds in rows]
+            name: [
+                [model_tables.energy_rank(s["rank"], 0.99, part) for s in seeds] for seeds in rows
+            ]
+            for name, part in (("raw", "raw"), ("minus row means", "centered"))
         }
     for metric_of in (lambda arm: arm["metric"], lambda _: PERPLEXITY):
         lines = {}
@@ -99,7 +103,9 @@ def sweep_figure(results: Results, found: dict[str, Any]) -> Figure:
         prefix=f"sweep-{slug(found['name'])}",
     )
     seeds = len(results["settings"]["seeds"])
-    return svg, f"Dots: each of {seeds} training seeds; lines: their means."
+    others = all(arm["other_seeds"] for arm in results["arms"])
+    caption = f"Dots: each of {seeds} training seeds; lines: their means."
+    return svg, caption + ("" if others else " Texts are of the first seed's models.")
 
 
 def _at_chosen(

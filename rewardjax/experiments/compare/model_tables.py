@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from rewardjax.experiments.compare.tables import spread
-from rewardjax.metrics.rank_result import Part
+from rewardjax.metrics.rank_result import BOUND_CUTOFF, Part
 from rewardjax.report.rank import parts_table
 from rewardjax.report.table import Cell, Table, number
 
@@ -107,11 +107,11 @@ def _known_of(found: list[dict[str, Any]], tokens: str, key: str) -> list[float]
     return [value for value in values if value is not None]
 
 
-def energy_rank(rank: dict[str, Any] | None, share: float) -> int | None:
+def energy_rank(rank: dict[str, Any] | None, share: float, part: str = "raw") -> int | None:
     """Rank that holds a share of the energy, of the first set of prefixes."""
     if not rank:
         return None
-    return _first_set(rank)["analysis"]["raw"]["growth"][-1]["energy_rank"][f"{share:g}"]
+    return _first_set(rank)["analysis"][part]["growth"][-1]["energy_rank"][f"{share:g}"]
 
 
 def spectra(results: Results, part: str = "raw") -> dict[str, Part]:
@@ -124,9 +124,12 @@ def spectra(results: Results, part: str = "raw") -> dict[str, Part]:
     return found
 
 
-_CUTOFFS = ("float32", "0.001")
+_CUTOFFS = ("float32", "0.001", BOUND_CUTOFF)
 _CHECKS = (("whole vocabulary", "check_full"), ("the same sample", "check_sample"))
 _SHARES = ("0.9", "0.95", "0.99", "0.999")
+
+
+TITLES = {"raw": "Raw rewards", "centered": "Minus each row's mean, which cancels in the softmax"}
 
 
 def of_ranks(results: Results, part: str = "raw") -> Table:
@@ -136,15 +139,10 @@ def of_ranks(results: Results, part: str = "raw") -> Table:
     for model in results["models"]:
         found = [seed["rank"]["sets"] for seed in model["seeds"] if seed["rank"]]
         for name in found[0] if found else ():
-            sets = [one[name] for one in found]
+            sets = [one[name] for one in found if name in one]
             parts = [Part.from_dict(one["analysis"][part]) for one in sets]
-            bound = sets[0]["bound"]
-            kept = "–" if bound is None else "kept"
-            if bound is not None and not all(one["within_bound"] for one in sets):
-                kept = "BROKEN"
             size = Cell(_size(sets[0]), _drawn(sets))
-            limit = Cell("–") if bound is None else Cell(str(bound), kept)
-            rows.append((Cell(model["name"], name), size, limit, *_ranks(parts)))
+            rows.append((Cell(model["name"], name), size, _bound(sets), *_ranks(parts)))
             for what, key in _CHECKS:
                 if sets[0][key]:
                     one = Part.from_dict(sets[0][key][part])
@@ -153,11 +151,41 @@ def of_ranks(results: Results, part: str = "raw") -> Table:
     heads += [Cell(cut, "cut-off") for cut in _CUTOFFS]
     heads += [Cell(f"{100 * float(share):g}%", "energy") for share in _SHARES]
     caption = (
-        "Raw rewards; means of the seeds, their ranges below. Cut-offs are relative to the largest"
-        " singular value (float32: NumPy's), energies are shares of it. Bound: of the raw rank at"
-        " float32's cut-off."
+        "Means of the seeds, their ranges below. Cut-offs are relative to the largest singular"
+        " value (float32: NumPy's, max(N, vocabulary)·eps), energies are shares of the squared sum."
+        " Bound: of the parametrization, on the raw rank at 1e-6; ≥ N: these rows cannot break it."
     )
-    return Table(tuple(heads), tuple(rows), caption=caption)
+    return Table(tuple(heads), tuple(rows), TITLES[part], caption)
+
+
+def of_growth(results: Results, part: str = "raw") -> Table:
+    """Ranks of the first 8, 16 … N prefixes of every listed model and set, first seed."""
+    swept = {f"{s['name']} {value:g}" for s in results["sweeps"] for value in s["values"]}
+    rows, sizes = [], []
+    for model in results["models"]:
+        rank = model["seeds"][0]["rank"]
+        if not rank or model["name"] in swept:
+            continue
+        for name, found in rank["sets"].items():
+            growth = found["analysis"][part]["growth"]
+            sizes = max(sizes, [step["rows"] for step in growth], key=len)
+            cells = (
+                Cell(str(step["energy_rank"]["0.99"]), str(step["numerical_rank"]["0.001"]))
+                for step in growth
+            )
+            rows.append((Cell(model["name"], name), *cells))
+    heads = (Cell("reward model, prefixes"), *(Cell(f"N = {size}", "99% energy") for size in sizes))
+    caption = "First seed. Beside it: how many singular values are over 1e-3 of the largest."
+    return Table(heads, tuple(rows), f"Growth with N: {TITLES[part].lower()}", caption)
+
+
+def _bound(sets: list[dict[str, Any]]) -> Cell:
+    bound = sets[0]["bound"]
+    if bound is None:
+        return Cell("–")
+    within = {one["within_bound"] for one in sets}
+    kept = "BROKEN" if False in within else "kept" if True in within else "≥ N"
+    return Cell(str(bound), kept)
 
 
 def of_every_rank(results: Results, part: str = "raw") -> Table:
@@ -213,7 +241,7 @@ def of_controls(controls: dict[str, Any]) -> Table:
         groups.setdefault(key, []).append(fit["mse"] / controls["zero_mse"][fit["task"]])
     rows = []
     for (task, model, rank), values in groups.items():
-        floor = None if rank is None or task != "identity" else max(0.0, (n - rank - 1) / n)
+        floor = None if rank is None else _floor(task, n, rank)
         name = model if rank is None else f"{model}, r = {rank}"
         rows.append(
             (
@@ -225,11 +253,17 @@ def of_controls(controls: dict[str, Any]) -> Table:
             )
         )
     heads = ("control", "error / predicting 0", "lowest to highest", "floor", "seeds")
-    caption = f"n = {n}. " + ". ".join(
-        f"{claim}: {'holds' if holds else 'DOES NOT HOLD'}"
-        for claim, holds in controls["checks"].items()
+    claims = (f"{c}: {'holds' if ok else 'DOES NOT HOLD'}" for c, ok in controls["checks"].items())
+    caption = ". ".join((f"n = {n}", *claims)) + (
+        ". The triangle's floor is 0 from rank 1 on, which no finite matrix reaches: it shows how"
+        " far training comes, not that low rank must fail."
     )
     return Table(tuple(map(Cell, heads)), tuple(rows), caption=caption)
+
+
+def _floor(task: str, n: int, rank: int) -> float:
+    """Infimum of the error over that of predicting 0: of the triangle 0, by R = a^(y−x), a → 0."""
+    return max(0.0, (n - rank - 1) / n) if task == "identity" else 0.0
 
 
 def _scientific(value: float) -> str:

@@ -10,7 +10,6 @@ from rewardjax.experiments.compare.figures import chunks, curves, sweep_figure
 from rewardjax.experiments.record import Results, footer
 from rewardjax.experiments.record import readme as whole_readme
 from rewardjax.experiments.record import sections as how_it_was_made
-from rewardjax.metrics.rank_result import Part
 from rewardjax.report import html
 from rewardjax.report.comparison import MOST
 from rewardjax.report.rank import rank_figure
@@ -44,8 +43,8 @@ def page(results: Results) -> html.Page:
     for found in results["sweeps"]:
         svg, caption = sweep_figure(results, found)
         sections.append((f"Sweep: {found['name']}", html.figure(svg, caption)))
-    if spectra := model_tables.spectra(results):
-        sections.append(("Rank", _ranks(results, spectra)))
+    if model_tables.spectra(results):
+        sections.append(("Rank", _ranks(results)))
     if results["controls"]:
         controls = to_html(model_tables.of_controls(results["controls"]))
         sections.append(("Two controls", controls))
@@ -72,7 +71,8 @@ def readme(results: Results) -> str:
         title = f"## Agreement with {results['models'][0]['name']}"
         parts += [title, to_markdown(agreement)]
     if model_tables.spectra(results):
-        parts += ["## Rank", to_markdown(model_tables.of_ranks(results))]
+        ranks = [make(results, part) for make in _RANKS for part in model_tables.TITLES]
+        parts += ["## Rank", *map(to_markdown, ranks)]
     if results["controls"]:
         parts += ["## Two controls", to_markdown(model_tables.of_controls(results["controls"]))]
     return whole_readme(results, _unfinished(results), parts, _protocol(results))
@@ -111,21 +111,31 @@ def _protocol(results: Results) -> str:
     return text
 
 
-def _ranks(results: Results, spectra: dict[str, Part]) -> str:
-    """Figures of at most `MOST` spectra, the reference in each; a table, and every number."""
-    names = list(spectra)
-    figures = []
-    for part, chunk in enumerate(chunks(names[1:], MOST - 1)):
-        shown = {name: spectra[name] for name in [names[0], *chunk]}
-        figures.append(html.figure(rank_figure(shown, prefix=f"rank-{part}")))
-    caption = (
-        "Raw reward matrices of the first seed. Left: singular values, largest first, over the"
-        " largest. Middle: energy that the first r leave out. Right: rank that holds 99% of the"
-        " energy (dark) and rank at the cut-off 1e-3 (faint) of the first N prefixes."
-    )
-    every = html.details("Every rank", to_html(model_tables.of_every_rank(results)))
-    table = to_html(model_tables.of_ranks(results))
-    return "".join(figures) + html.paragraph(caption) + table + every
+_RANKS = (model_tables.of_ranks, model_tables.of_growth)
+
+
+def _ranks(results: Results) -> str:
+    """Figures of at most `MOST` spectra, the reference in each; tables, and every number."""
+    found = []
+    for part, title in model_tables.TITLES.items():
+        spectra = model_tables.spectra(results, part)
+        first, *others = spectra
+        for number, chunk in enumerate(chunks(others, MOST - 1)):
+            shown = {name: spectra[name] for name in [first, *chunk]}
+            figure = rank_figure(shown, prefix=f"rank-{part}-{number}")
+            found.append(html.figure(figure, f"{title}. {_RANK_NOTE}"))
+    found += [to_html(make(results, part)) for make in _RANKS for part in model_tables.TITLES]
+    for part, title in model_tables.TITLES.items():
+        every = to_html(model_tables.of_every_rank(results, part))
+        found.append(html.details(f"Every rank: {title.lower()}", every))
+    return "".join(found)
+
+
+_RANK_NOTE = (
+    "First seed, held-out prefixes. Left: singular values, largest first, over the largest."
+    " Middle: energy that the first r leave out. Right: rank that holds 99% of the energy (dark)"
+    " and rank at the cut-off 1e-3 (faint) of the first N prefixes."
+)
 
 
 def _samples(results: Results) -> Iterator[str]:

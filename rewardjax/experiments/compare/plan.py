@@ -59,17 +59,21 @@ def agreements(config: CompareConfig) -> list[tuple[int, ModelConfig]]:
 
 
 def ranks(steps: Steps) -> list[tuple[int, ModelConfig]]:
-    """Seeds and models whose rank is analysed: of a model that runs on candidates the first."""
+    """Seeds and models whose rank is analysed: of a model that runs on candidates the first seed,
+    and last of all, since it takes longer than all the others."""
     config = steps.config
-    if not config.rank.prefixes:
+    if config.rank.held_out is None:
         return []
-    return [
-        (seed, model)
-        for seed in config.seeds[: config.rank.seeds]
-        for model in models(config)
-        if not program_of(model).makes_lm
-        and (seed == config.seeds[0] or not steps.reads_candidates(model))
-    ]
+    return sorted(
+        (
+            (seed, model)
+            for seed in config.seeds[: config.rank.seeds]
+            for model in models(config)
+            if not program_of(model).makes_lm
+            and (seed == config.seeds[0] or not steps.reads_candidates(model))
+        ),
+        key=lambda one: steps.reads_candidates(one[1]),
+    )
 
 
 def untrained(steps: Steps) -> set[tuple[str, int]]:
@@ -100,7 +104,7 @@ def speed_path(steps: Steps) -> Path:
     config = steps.config
     timed = {
         model.name: steps.training(model, config.seeds[0])
-        for model in models(config)
+        for model in config.models
         if model.decode
     }
     behind = [timed, config.top_k, max(config.betas), config.protocol.max_new_tokens]

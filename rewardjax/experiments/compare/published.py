@@ -73,7 +73,7 @@ class Published:
         self._same_rank = before.rank == now.rank
         reference = models(now)[0].name
         self._same_agreement = before.agreement == now.agreement and reference in alike
-        timed = [{m.name for m in models(c) if m.decode} for c in (before, now)]
+        timed = [{m.name for m in c.models if m.decode} for c in (before, now)]
         self._same_speed = decodes_alike and timed[0] == timed[1] <= alike
         self.records = _records(self._found, workspace) if len(self) else []
 

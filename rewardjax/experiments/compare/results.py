@@ -30,6 +30,10 @@ _NUMBERS = ("value", "low", "high", "prompts", "dropped", "undefined")
 """What it is in a cell. The values of each prompt stay in the workspace, but for a curve's axes."""
 
 _AGREEMENT = ("texts", "observed", "candidates")
+_ERRORS = ("eval/objective", "eval/distillation_error", "eval/squared_error")
+"""By which a run's best checkpoint is chosen: the first of these that it logs."""
+_INTERVALS = ("eval/detection",)
+"""Metrics of a training run that are a value with its interval."""
 
 
 def collect(steps: Steps, command: str = "", *, finished: bool = True) -> dict[str, Any]:
@@ -86,10 +90,14 @@ def _seed(steps: Steps, model: ModelConfig, seed: int) -> dict[str, Any]:
     folder, output = steps.run_dir(model, seed), steps.trained(model, seed)
     log = output.parent / "metrics.jsonl"  # of the last round
     rows = [json.loads(x) for x in log.read_text().splitlines()] if log.is_file() else []
+    evaluated = [row for row in rows if any(key.startswith("eval/") for key in row)]
+    if steps.training(model, seed).get("checkpoint", {}).get("export") == "best":
+        kept = [row for row in evaluated if row["step"]]  # a run keeps no checkpoint before a step
+        metric = next((m for m in _ERRORS if kept and m in kept[-1]), None)
+        evaluated += [min(kept, key=lambda row: row[metric])] if metric else []
     last: dict[str, Any] = {}
-    for row in rows:
-        if row["step"] == 0 or any(key.startswith("eval/") for key in row):
-            last |= {k: v for k, v in row.items() if isinstance(v, int | float)}
+    for row in [*rows[:1], *evaluated]:
+        last |= {k: v for k, v in row.items() if isinstance(v, int | float) or k in _INTERVALS}
     cost = steps.work.cost(output)
     rank = _read(steps.rank(model, seed) / "rank.json")
     if rank:
@@ -111,6 +119,7 @@ def _seed(steps: Steps, model: ModelConfig, seed: int) -> dict[str, Any]:
         "metrics": _named(last),
         "before": _named(_first(folder / "round-1" / "metrics.jsonl")),
         "schedule": _read(folder / "schedule.json"),
+        "held_out": _read(output.parent / "held_out.json"),
         "seconds": cost.get("seconds"),
         "cpu_seconds": cost.get("cpu_seconds"),
         "rank": rank,
@@ -210,6 +219,8 @@ def _rounded(value: float | None) -> float | None:
 def _area(
     steps: Steps, arm: ArmConfig, reference: ModelConfig, model: ModelConfig
 ) -> dict[str, Any] | None:
+    if any(len(strengths(steps.config, arm, each)) < 2 for each in (model, reference)):
+        return None  # no curve: a line from the unguided texts to one point would be made up
     curves = [_curve(steps, arm, each) for each in (model, reference)]
     if curves[0] is None or curves[1] is None:
         return steps.published.area(arm.name, model.name, reference.name)

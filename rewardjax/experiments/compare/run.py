@@ -18,6 +18,7 @@ from rewardjax.experiments.compare.plan import (
     ranks,
     speed_path,
 )
+from rewardjax.experiments.compare.prefix_sets import prefix_texts
 from rewardjax.experiments.compare.programs import program_of, shared
 from rewardjax.experiments.compare.settings import CompareConfig, ModelConfig, models
 from rewardjax.experiments.compare.steps import Steps, judges
@@ -51,6 +52,8 @@ def prepare(config: CompareConfig) -> None:
                 f"arm {arm.name!r}: metric {arm.metric!r} is of {scorer!r}, which is none of the "
                 f"scorers ({', '.join(scorers) or 'none'})"
             )
+    if config.rank.held_out is not None:
+        prefix_texts(config)
     for model in models(config):
         settings = merge(shared(config, model), model.settings)
         where, program = f"model {model.name!r}", program_of(model)
@@ -83,15 +86,15 @@ def run(steps: Steps) -> None:
         known = steps.published.seed(model.name, seed) or {}
         if steps.agreement(model, seed).exists() or not known.get("agreement"):
             steps.measure_agreement(model, seed)
+    for cell in planned_cells(steps):
+        steps.cell(cell)
+    out = controls_path(steps) / "controls.json"
+    if config.controls and (out.exists() or not steps.published.controls):
+        steps.work.command(out, ("analyze", "controls"), ["--out", str(out.parent)])
     for seed, model in ranks(steps):
         known = steps.published.seed(model.name, seed) or {}
         if (steps.rank(model, seed) / "rank.json").exists() or not known.get("rank"):
             steps.analyse_rank(model, seed)
-    out = controls_path(steps) / "controls.json"
-    if config.controls and (out.exists() or not steps.published.controls):
-        steps.work.command(out, ("analyze", "controls"), ["--out", str(out.parent)])
-    for cell in planned_cells(steps):
-        steps.cell(cell)
 
 
 def _train(steps: Steps, model: ModelConfig, seed: int) -> None:

@@ -44,8 +44,8 @@ class SweepConfig:
     """of the sweep; its models are called `name value`"""
     field: str = ""
     """the setting, with dots: reward_model.rank"""
-    values: tuple[float, ...] = ()
-    """its values"""
+    values: tuple[int | float, ...] = ()
+    """its values, as they are to stand in the settings"""
     settings: dict[str, Any] = dataclasses.field(default_factory=dict)
     """the other settings of these models, over those in `training`"""
     decode: bool = True
@@ -98,7 +98,7 @@ class ProtocolConfig:
     """continuations per prompt of the full protocol"""
     prompt_seed: int = 0
     """draws the prompts"""
-    batch_size: int = 400
+    batch_size: int = 200
     """rows decoded at once: on CPU many cost less each, and memory is the limit"""
     perplexity_samples: int | None = 5
     """continuations per prompt, drawn by the seed, whose perplexity is measured; unset: all"""
@@ -108,16 +108,18 @@ class ProtocolConfig:
 class RankConfig:
     """Rank analysis of each model's raw reward matrix."""
 
-    prefixes: tuple[str, ...] = ()
-    """files of texts, NAME=FILE, whose prefixes are the rows; none: no rank analysis"""
+    held_out: str | None = None
+    """file of texts whose prefixes are the rows: those that stand inside none that the first model
+    was trained on. With the first seed these are a second set. Unset: no rank analysis"""
     text_field: str = "text"
-    """their column of texts"""
+    """its column of texts"""
     num_prefixes: int = 128
-    """rows N"""
+    """rows N of each set"""
     columns: str = "auto"
     """as of `rewardjax analyze rank`"""
     check_prefixes: int = 64
-    """rows of which a model that runs on candidates also gets the whole vocabulary; 0: none"""
+    """held-out rows of which a model that runs on candidates also gets the whole vocabulary; 0:
+    none"""
     seeds: int = 1
     """how many of the seeds are analysed; of a model that runs on candidates only the first"""
 
@@ -199,8 +201,8 @@ class CompareConfig:
         named += [each.get("oracle", {}).get("scorer") for each in settings]
         named += [oracle.get("scorer") for oracle in self.oracles.values()]
         named += [arm.prompts for arm in self.arms]
-        named += [self.lm, self.perplexity_lm, self.agreement.texts, *self.scorers]
-        named += [prefixes.partition("=")[2] or prefixes for prefixes in self.rank.prefixes]
+        named += [self.lm, self.perplexity_lm, self.agreement.texts, self.rank.held_out]
+        named += self.scorers
         given = {pair.partition("=")[2] for pair in self.files}
         return given | {path for path in named if path and Path(path).exists()}
 
@@ -210,7 +212,7 @@ def models(config: CompareConfig) -> list[ModelConfig]:
     found = list(config.models)
     for sweep in config.sweeps:
         for value in sweep.values:
-            settings = merge(sweep.settings, nested(sweep.field, _plain(value)))
+            settings = merge(sweep.settings, nested(sweep.field, value))
             name = f"{sweep.name} {value:g}"
             found.append(ModelConfig(name, settings, decode=sweep.decode, full=False))
     return found
@@ -228,7 +230,3 @@ def strengths(
     if model is not None and model.program == "attribute":
         return (0.0,)
     return (model and model.betas) or arm.betas or config.betas
-
-
-def _plain(value: float) -> float | int:
-    return int(value) if float(value).is_integer() else value

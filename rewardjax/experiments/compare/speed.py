@@ -8,7 +8,6 @@ from typing import Any
 
 import rewardjax as rj
 from rewardjax.experiments.compare.programs import program_of
-from rewardjax.experiments.compare.settings import models
 from rewardjax.experiments.compare.steps import Steps
 from rewardjax.experiments.prompts import PROMPTS
 from rewardjax.progress import bar
@@ -18,7 +17,8 @@ REPEATS = 3
 
 
 def measure(steps: Steps) -> dict[str, Any]:
-    """Tokens per second of plain and guided decoding: medians of interleaved repeats.
+    """Tokens per second of plain and guided decoding with every listed model: medians of
+    interleaved repeats. A sweep's models cost what the others of their kind do.
 
     The first call of each, which compiles, is left out; reading the prompts is in. Rows may end
     early, so tokens are counted.
@@ -26,7 +26,7 @@ def measure(steps: Steps) -> dict[str, Any]:
     config = steps.config
     lm = rj.load_lm(config.lm, dtype=config.dtype)
     candidates: dict[str, Any] = {"unguided": None}
-    for model in models(config):
+    for model in config.models:
         if model.decode and not program_of(model).makes_lm:
             steps.train(model, config.seeds[0])
             candidates[model.name] = rj.load_reward_model(steps.trained(model, config.seeds[0]))

@@ -54,11 +54,16 @@ def _at_chosen(results: Results, arm: dict[str, Any], *, full: bool) -> list[Tab
     main = _main(results, arm, shown, full=full)
     keys = _others(results, arm, shown)
     columns = [_corner(plain), *(_heading(results, key) for key in keys)]
-    rows = [
-        (Cell(_label(name, one)), *(_metric(one, key) for key in keys))
-        for name, one in shown.items()
-    ]
-    caption = _sentences(*_notes(results, keys))
+    tuned = {model["name"] for model in results["models"] if model["program"] == "attribute"}
+    rows = []
+    for name, one in shown.items():  # a fine-tuned LM's KL is to itself
+        cells = (Cell("–") if key == "kl" and name in tuned else _metric(one, key) for key in keys)
+        rows.append((Cell(_label(name, one)), *cells))
+    floor = (
+        "KL per token: to the LM over its whole vocabulary, so that of the unguided texts is what"
+        " drawing among the top candidates alone costs"
+    )
+    caption = _sentences(*([floor] if "kl" in keys else []), *_notes(results, keys))
     return [main, Table(tuple(columns), tuple(rows), f"{_title(full)}, other metrics", caption)]
 
 
@@ -68,8 +73,9 @@ def _main(
     metric, plain = arm["metric"], shown["unguided"]
     measured = PERPLEXITY in plain["metrics"]
     lower = not arm["higher_is_better"]
+    times = lower or metric.endswith(".satisfied_rate")  # what claims are about
     columns = [_corner(plain), _heading(results, metric)]
-    columns += [Cell(_heading(results, metric).value, "× unguided")] if lower else []
+    columns += [Cell(_heading(results, metric).value, "× unguided")] if times else []
     columns += [_heading(results, PERPLEXITY), Cell(PERPLEXITY, "× unguided")] if measured else []
     if not full:
         columns.append(Cell(words(metric), "mean of seeds, range"))
@@ -77,7 +83,7 @@ def _main(
     rows = []
     for name, one in shown.items():
         row = [Cell(_label(name, one)), _metric(one, metric)]
-        row += [_ratio(one, plain, metric)] if lower else []
+        row += [_ratio(one, plain, metric)] if times else []
         row += [_metric(one, PERPLEXITY), _ratio(one, plain, PERPLEXITY)] if measured else []
         if not full:
             row += [_of_seeds(results, arm, name), _area(results, arm["name"], name)]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from rewardjax.config import to_plain
+from rewardjax.experiments.compare.prefix_sets import prefix_texts
 from rewardjax.experiments.compare.programs import program_of, shared
 from rewardjax.experiments.compare.settings import CompareConfig, ModelConfig, models
 from rewardjax.experiments.settings import merge
@@ -79,10 +81,24 @@ class Trainings:
             self.train(model, seed)
         argv = ["--lm", self.config.lm, "--lm-dtype", self.config.dtype]
         argv += ["--reward-model", str(self.trained(model, seed))]
-        argv += ["--prefixes", *rank.prefixes, "--text-field", rank.text_field]
+        argv += ["--prefixes", *self._prefix_sets(seed)]
         argv += ["--num-prefixes", str(rank.num_prefixes), "--columns", rank.columns]
         argv += ["--check-prefixes", str(rank.check_prefixes), "--out", str(out), "--resume"]
         self.work.command(out / "rank.json", ("analyze", "rank"), argv)
+
+    def _prefix_sets(self, seed: int) -> list[str]:
+        """NAME=FILE: texts that models have not seen, and with the first seed those they have."""
+        first = self.config.seeds[0]
+        data = self.training(models(self.config)[0], first).get("data")
+        behind = [data, first, to_plain(self.config.rank)]
+        names = ("held-out", "training")
+        paths = {name: self.work.place("prefixes", name, behind, ".jsonl") for name in names}
+        if not all(path.is_file() for path in paths.values()):
+            for name, texts in prefix_texts(self.config).items():
+                rows = (json.dumps({"text": text}, ensure_ascii=False) for text in texts)
+                write_text(paths[name], "".join(row + "\n" for row in rows))
+        shown = names if seed == first else names[:1]
+        return [f"{name}={paths[name]}" for name in shown]
 
     # Agreement
 

@@ -115,7 +115,7 @@ def test_sequential_rounds_over_samples_of_all_weights(job, lm):
     path = result.schedule["critical_path"]
     assert path["updates"] == result.schedule["updates"] == 2 * (6 + 4)
     assert [list(found) for found in result.schedule["rounds"]] == 2 * [
-        ["sampling", "reward_model", "states", "lm"]
+        ["sampling", "reading", "reward_model", "states", "lm"]
     ]
     folder = result.lm.parents[1]
     bases = [lm.fingerprint, load_lm(folder / "round-1" / "lm").fingerprint]
