@@ -17,7 +17,7 @@ PIP_INSTALL := PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disa
 
 help:
 	@echo "make quickstart  train a reward head, steer a language model with it, write runs/quickstart/report.html"
-	@echo "make results     NAME=sentiment|detox|rank|qprobe|nado|attribute FILES='NAME=PATH …': remake docs/results/NAME (hours; it resumes)"
+	@echo "make results     NAME=sentiment|detox|detox_remedies|rank|qprobe|nado|attribute FILES='NAME=PATH …': remake docs/results/NAME (hours; it resumes)"
 	@echo "make test        run the tests"
 	@echo "make soak        run the tests that draw cases, kills and damage at random many times over; write docs/reliability.md (up to an hour)"
 	@echo "make lint        check format, lint and types"

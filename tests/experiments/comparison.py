@@ -31,7 +31,7 @@ CONFIG = {
         "sampling": {"num_samples": 4, "max_new_tokens": 4},
         "oracle": {"pattern": "[ab]"},
         "reward_model": {"parametrization": "arm"},
-        "optim": {"steps": 3, "batch_size": 4, "learning_rate": 10.0},  # gets worse at once
+        "optim": {"steps": 4, "batch_size": 4, "learning_rate": 0.05, "schedule": "constant"},
         "eval": {"every": 1},
         "checkpoint": {"export": "best"},
         "held_out": 0.25,
