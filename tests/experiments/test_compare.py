@@ -13,7 +13,10 @@ from rewardjax.experiments import rank_page
 from rewardjax.experiments.compare import page, speed
 from rewardjax.experiments.compare.figures import curves
 from rewardjax.experiments.compare.published import Published
+from rewardjax.experiments.compare.results import _area
 from rewardjax.experiments.compare.settings import CompareConfig
+from rewardjax.experiments.compare.steps import Cell, Steps
+from rewardjax.experiments.workspace import Workspace
 from rewardjax.train.run import prepare
 from rewardjax.train.settings import TrainConfig
 from tests.experiments.comparison import command, files, write_inputs
@@ -253,6 +256,22 @@ def test_another_workspace_goes_on_from_what_is_published(inputs, results):
     readme = (inputs / "elsewhere" / "README.md").read_text()
     assert "goes on from" in readme
     assert "UNFINISHED" not in readme
+
+
+def test_a_published_area_is_not_shown_of_cells_made_anew(results, tmp_path):
+    """Results without values per prompt, as older ones are: their area cannot be made again."""
+    kept = [{k: v for k, v in cell.items() if k != "per_prompt"} for cell in results["cells"]]
+    (tmp_path / "results.json").write_text(json.dumps(results | {"cells": kept}))
+    folders = {"publish": str(tmp_path), "out": str(tmp_path / "out")}
+    config = from_dict(CompareConfig, results["settings"] | folders)
+    steps = Steps(config, Workspace(config))
+    arm, (reference, model, *_) = config.arms[0], config.models
+    known = results["areas"][0]
+    assert (known["model"], known["reference"]) == (model.name, reference.name)
+    assert _area(steps, arm, reference, model) == known
+    cell = Cell(arm, model, 0, 5.0)
+    steps.numbers(cell).write_text(json.dumps(steps.measured(cell)))
+    assert _area(steps, arm, reference, model) is None
 
 
 @pytest.mark.parametrize(

@@ -222,8 +222,10 @@ def _area(
     if any(len(strengths(steps.config, arm, each)) < 2 for each in (model, reference)):
         return None  # no curve: a line from the unguided texts to one point would be made up
     curves = [_curve(steps, arm, each) for each in (model, reference)]
-    if curves[0] is None or curves[1] is None:
-        return steps.published.area(arm.name, model.name, reference.name)
+    if curves[0] is None or curves[1] is None:  # a published area is that of published cells
+        cells = [cell for each in (model, reference) for cell in _cells(steps, arm, each)]
+        ours = any(steps.numbers(cell).is_file() for cell in cells)
+        return None if ours else steps.published.area(arm.name, model.name, reference.name)
     area = area_between(curves[0], curves[1])
     numbers = {"value": area.value, "low": area.low, "high": area.high}
     return {
@@ -237,10 +239,7 @@ def _area(
 
 
 def _curve(steps: Steps, arm: ArmConfig, model: ModelConfig) -> Curve | None:
-    seed = steps.config.seeds[0]
-    cells = [Cell(arm, None, seed, 0.0)]
-    cells += [Cell(arm, model, seed, beta) for beta in sorted(strengths(steps.config, arm, model))]
-    found = [steps.measured(cell) for cell in cells]
+    found = [steps.measured(cell) for cell in _cells(steps, arm, model)]
     if any(f is None or PERPLEXITY not in f["metrics"] for f in found):
         return None
     if any("values" not in f["metrics"][arm.metric] for f in found if f is not None):
@@ -253,6 +252,12 @@ def _curve(steps: Steps, arm: ArmConfig, model: ModelConfig) -> Curve | None:
         arrays.append((values, np.where(np.isfinite(values), np.array(weights), 0.0)))
     (attribute, weights), (perplexity, perplexity_weights) = arrays
     return Curve(attribute, perplexity, weights, perplexity_weights)
+
+
+def _cells(steps: Steps, arm: ArmConfig, model: ModelConfig) -> list[Cell]:
+    """The cells of a curve: unguided, then the model's by rising β."""
+    seed, betas = steps.config.seeds[0], sorted(strengths(steps.config, arm, model))
+    return [Cell(arm, None, seed, 0.0), *(Cell(arm, model, seed, beta) for beta in betas)]
 
 
 def _samples(steps: Steps, arm: ArmConfig) -> list[dict[str, Any]]:
