@@ -97,4 +97,5 @@ def perplexity_ratio(ours: dict[str, Any], theirs: dict[str, Any]) -> Interval |
         return None
     difference = (np.array(ours["nll"]) - np.array(theirs["nll"])) / tokens
     found = bootstrap_mean(difference, tokens)
-    return Interval(*(math.exp(x) for x in (found.value, found.low, found.high)), found.n)
+    value, low, high = (math.exp(x) for x in (found.value, found.low, found.high))
+    return Interval(value, low, high, found.n)
