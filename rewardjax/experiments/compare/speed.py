@@ -28,8 +28,10 @@ def measure(steps: Steps) -> dict[str, Any]:
     candidates: dict[str, Any] = {"unguided": None}
     for model in config.models:
         if model.decode and not program_of(model).makes_lm:
-            steps.train(model, config.seeds[0])
-            candidates[model.name] = rj.load_reward_model(steps.trained(model, config.seeds[0]))
+            made = (seed for seed in config.seeds if steps.trained(model, seed).exists())
+            seed = next(made, config.seeds[0])  # which one changes no speed
+            steps.train(model, seed)
+            candidates[model.name] = rj.load_reward_model(steps.trained(model, seed))
     settings: dict[str, Any] = {
         "num_samples": -(-ROWS // len(PROMPTS[:16])),
         "max_new_tokens": config.protocol.max_new_tokens,
