@@ -70,8 +70,8 @@ class Published:
         first = {c.seeds[0] for c in (before, now)}
         if len(first) > 1:  # curves, areas and samples are of the first seed
             self._arms = set()
-        self._same_rank = before.rank == now.rank
         reference = models(now)[0].name
+        self._same_rank = before.rank == now.rank and reference in alike  # its texts are the rows
         self._same_agreement = before.agreement == now.agreement and reference in alike
         timed = [{m.name for m in c.models if m.decode} for c in (before, now)]
         self._same_speed = decodes_alike and timed[0] == timed[1] <= alike

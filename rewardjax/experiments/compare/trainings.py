@@ -71,8 +71,9 @@ class Trainings:
 
     def rank(self, model: ModelConfig, seed: int) -> Path:
         """Folder of a rank analysis."""
-        behind = [self.training(model, seed), to_plain(self.config.rank)]
-        return self.work.place("rank", f"{_kind(model, behind[0])}-s{seed}", behind)
+        settings = self.training(model, seed)
+        behind = [settings, *self._prefixes_behind()]
+        return self.work.place("rank", f"{_kind(model, settings)}-s{seed}", behind)
 
     def analyse_rank(self, model: ModelConfig, seed: int) -> None:
         """Rank of a model's raw reward matrix."""
@@ -86,11 +87,15 @@ class Trainings:
         argv += ["--check-prefixes", str(rank.check_prefixes), "--out", str(out), "--resume"]
         self.work.command(out / "rank.json", ("analyze", "rank"), argv)
 
-    def _prefix_sets(self, seed: int) -> list[str]:
-        """NAME=FILE: texts that models have not seen, and with the first seed those they have."""
+    def _prefixes_behind(self) -> list[Any]:
+        """What the rows of a rank analysis depend on: the first model's texts, beside others."""
         first = self.config.seeds[0]
         data = self.training(models(self.config)[0], first).get("data")
-        behind = [data, first, to_plain(self.config.rank)]
+        return [data, first, to_plain(self.config.rank)]
+
+    def _prefix_sets(self, seed: int) -> list[str]:
+        """NAME=FILE: texts that models have not seen, and with the first seed those they have."""
+        first, behind = self.config.seeds[0], self._prefixes_behind()
         names = ("held-out", "training")
         paths = {name: self.work.place("prefixes", name, behind, ".jsonl") for name in names}
         if not all(path.is_file() for path in paths.values()):
