@@ -11,6 +11,7 @@ from rewardjax.cli import main as cli
 from rewardjax.config import from_dict
 from rewardjax.experiments import rank_page
 from rewardjax.experiments.compare import page, speed
+from rewardjax.experiments.compare import results as results_module
 from rewardjax.experiments.compare.figures import curves
 from rewardjax.experiments.compare.published import Published
 from rewardjax.experiments.compare.results import _area
@@ -292,6 +293,34 @@ def test_only_what_was_made_alike_is_taken_over(inputs, results, change, cells, 
     assert (len(found._cells), len(found._seeds)) == (cells, seeds)
     assert len(Published(config, results["workspace"], same)) == 0  # it has its own files
     assert len(Published(config, "another", same | {"texts.jsonl": "other content"})) == 0
+
+
+def test_a_rank_is_of_rows_that_the_first_models_texts_give(inputs, results):
+    """With other texts of that one, other models' ranks are neither found nor taken over."""
+    first, *others = results["settings"]["models"]
+    other = first | {"settings": first["settings"] | {"data": {"max_examples": 30}}}
+    settings = results["settings"] | {"publish": str(inputs / "published")}
+    folders, known = set(), []
+    for models in ([first, *others], [other, *others]):
+        config = from_dict(CompareConfig, settings | {"models": models, "out": str(inputs / "out")})
+        steps = Steps(config, Workspace(config))
+        folders.add(steps.rank(config.models[1], 0))
+        known.append(Published(config, "another", results["inputs"]).seed(others[0]["name"], 0))
+    same, changed = known
+    assert len(folders) == 2
+    assert same["rank"] is not None
+    assert changed == same | {"rank": None, "agreement": None}
+
+
+def test_controls_of_another_comparison_are_shown_by_that_one_alone(inputs, results, monkeypatch):
+    monkeypatch.setattr(results_module, "_read", lambda path: {"read": path.name})
+    shown = {}
+    for asked in (False, True):
+        settings = results["settings"] | {"controls": asked, "out": str(inputs / "out")}
+        config = from_dict(CompareConfig, settings)
+        shown[asked] = results_module._controls(Steps(config, Workspace(config)))
+    assert shown[False] is None
+    assert shown[True] == {"read": "controls.json", "workspace": results["workspace"]}
 
 
 def test_damaged_results_are_not_overwritten(inputs, tmp_path, capsys):

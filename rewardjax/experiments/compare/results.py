@@ -60,8 +60,7 @@ def collect(steps: Steps, command: str = "", *, finished: bool = True) -> dict[s
             and (area := _area(steps, arm, config.models[0], model))
         ],
         "speed": _stamped(steps, speed_path(steps)) or steps.published.speed,
-        "controls": _stamped(steps, controls_path(steps) / "controls.json")
-        or steps.published.controls,
+        "controls": _controls(steps),
         "samples": [sample for arm in config.arms for sample in _samples(steps, arm)],
         "finished": finished and len(known) == len(cells),
         "unfinished": {"cells": len(cells) - len(known)},
@@ -278,6 +277,13 @@ def _samples(steps: Steps, arm: ArmConfig) -> list[dict[str, Any]]:
         for prompt, text in shown or steps.published.samples(arm.name, label):
             texts.setdefault(prompt, []).append({"label": label, "text": text})
     return [{"arm": arm.name, "prompt": p, "columns": found} for p, found in texts.items()]
+
+
+def _controls(steps: Steps) -> dict[str, Any] | None:
+    """The controls, where this comparison asks for them: another of its folder may have."""
+    if not steps.config.controls:
+        return None
+    return _stamped(steps, controls_path(steps) / "controls.json") or steps.published.controls
 
 
 def _stamped(steps: Steps, path: Path) -> dict[str, Any] | None:
