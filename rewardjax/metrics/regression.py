@@ -44,6 +44,7 @@ def auc(predicted: Float[np.ndarray, "N"], labels: Num[np.ndarray, "N"]) -> floa
 
     if not is_binary(labels):
         return float("nan")
+    predicted = np.asarray(predicted, np.float64)  # SciPy sums ranks in this dtype
     positive, negative = predicted[labels == 1], predicted[labels == 0]
     if not len(positive) or not len(negative):
         return float("nan")
