@@ -11,7 +11,6 @@ from rewardjax.cli import main as cli
 from rewardjax.config import from_dict
 from rewardjax.experiments import rank_page
 from rewardjax.experiments.compare import page, speed
-from rewardjax.experiments.compare import results as results_module
 from rewardjax.experiments.compare.figures import curves
 from rewardjax.experiments.compare.published import Published
 from rewardjax.experiments.compare.results import _area
@@ -310,17 +309,6 @@ def test_a_rank_is_of_rows_that_the_first_models_texts_give(inputs, results):
     assert len(folders) == 2
     assert same["rank"] is not None
     assert changed == same | {"rank": None, "agreement": None}
-
-
-def test_controls_of_another_comparison_are_shown_by_that_one_alone(inputs, results, monkeypatch):
-    monkeypatch.setattr(results_module, "_read", lambda path: {"read": path.name})
-    shown = {}
-    for asked in (False, True):
-        settings = results["settings"] | {"controls": asked, "out": str(inputs / "out")}
-        config = from_dict(CompareConfig, settings)
-        shown[asked] = results_module._controls(Steps(config, Workspace(config)))
-    assert shown[False] is None
-    assert shown[True] == {"read": "controls.json", "workspace": results["workspace"]}
 
 
 def test_damaged_results_are_not_overwritten(inputs, tmp_path, capsys):

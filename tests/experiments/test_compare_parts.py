@@ -8,7 +8,7 @@ import pytest
 from rewardjax.errors import RewardJaxError
 from rewardjax.experiments.compare.cost import TEXT, trainings
 from rewardjax.experiments.compare.lm_tables import of_lms, perplexity_ratio
-from rewardjax.experiments.compare.results import _area
+from rewardjax.experiments.compare.results import _area, _controls
 from rewardjax.experiments.compare.settings import (
     ArmConfig,
     CompareConfig,
@@ -40,6 +40,20 @@ def test_public_names_no_path():
     kept = {"n": 0.5, "where": ["prompt.toxicity>=0.5"], "text": "and/or, docs/results/d"}
     assert public(config, kept) == kept
     assert public(CompareConfig(out="."), "--out ./a --x 0.5") == "--out OUT/a --x 0.5"
+
+
+def test_controls_are_shown_where_they_are_asked_for_and_name_no_path(tmp_path):
+    """Another comparison of the same folder may have run them."""
+    out = tmp_path / "controls"
+    out.mkdir()
+    (out / "controls.json").write_text(json.dumps({"settings": {"out": str(out)}}))
+    shown = []
+    for asked in (False, True):
+        models = (ModelConfig(name="ARM"),)
+        config = CompareConfig(out=str(tmp_path), models=models, controls=asked)
+        shown.append(_controls(Steps(config, Workspace(config))))
+    assert shown[0] is None
+    assert shown[1]["settings"] == {"out": "OUT/controls"}
 
 
 def test_the_time_of_a_stopped_step_is_kept_and_two_comparisons_share_the_record(tmp_path):

@@ -287,9 +287,9 @@ def _controls(steps: Steps) -> dict[str, Any] | None:
 
 
 def _stamped(steps: Steps, path: Path) -> dict[str, Any] | None:
-    """A step's JSON with the workspace that it was made in, or None before."""
+    """A step's JSON with the workspace that it was made in and no path, or None before."""
     found = _read(path)
-    return found and found | {"workspace": steps.work.id}
+    return found and public(steps.config, found) | {"workspace": steps.work.id}
 
 
 def _read(path: Path) -> Any:
