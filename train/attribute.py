@@ -69,7 +69,7 @@ def attribute(config: AttributeConfig) -> AttributeResult:
         with hold(folder, "run_dir"):
             check_directory(config, MAY_CHANGE)  # again: another run may have come first
             write_config(folder, config, {})
-            corpus = judge_texts(config, texts, oracle)
+            corpus = judge_texts(config, opened, texts, oracle)
             if rows:
                 samples.keep_prompts(folder, rows)
             lm = opened.load()

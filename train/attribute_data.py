@@ -36,7 +36,7 @@ class TextSet:
     """N texts as token ids, with their weights in the two terms."""
 
     examples: Examples
-    """labels [N, 2]: the text's weight in L_LM, and in the KL"""
+    """labels [N, 2]: the text's weight in L_LM (mean 1 over the tokens that train) and in the KL"""
     tokens: list[np.ndarray]
     starts: Int32[np.ndarray, "N"]
     """first predicted position"""
@@ -123,10 +123,13 @@ def read_texts(config: AttributeConfig, lm: OpenedLM) -> Texts:
     return Texts(found, tokens, *examples.split(found.texts, data.held_out, seed))
 
 
-def judge_texts(config: AttributeConfig, texts: Texts, oracle: Oracle | None) -> TextSet:
+def judge_texts(
+    config: AttributeConfig, lm: OpenedLM, texts: Texts, oracle: Oracle | None
+) -> TextSet:
     """The texts D judged by the oracle, or else by their first label, and weighted.
 
-    The oracle's values are kept in RUN_DIR/texts.jsonl (`samples.score`).
+    The oracle reads what the LM does: a text that was cut is judged as far as it goes. Its values
+    are kept in RUN_DIR/texts.jsonl (`samples.score`).
 
     Raises:
       RewardJaxError: as the oracle; labels outside [0, 1]; no text is left to train on.
@@ -134,7 +137,8 @@ def judge_texts(config: AttributeConfig, texts: Texts, oracle: Oracle | None) ->
     found, tokens, train, held = texts
     values = None
     if oracle is not None:
-        rows = [Row("", text, i, 0, tokens[i].tolist()) for i, text in enumerate(found.texts)]
+        read = lm.tokenizer.batch_decode([x.tolist() for x in tokens], skip_special_tokens=True)
+        rows = [Row("", text, i, 0, tokens[i].tolist()) for i, text in enumerate(read)]
         values = score(Path(config.run_dir) / "texts.jsonl", rows, oracle_reward(oracle))
     elif config.labelled:
         values = found.labels[:, 0]
@@ -171,7 +175,12 @@ def chosen(config: AttributeConfig, texts: TextSet) -> TextSet:
         if not texts.examples.labels[train, i].any():
             why = "the oracle accepts none of them" if not len(train) else "their weight is 0"
             raise RewardJaxError(f"no text is left to train on {name}: {why}; look at oracle")
-    return dataclasses.replace(texts, train_rows=train)
+    labels, count = texts.examples.labels.copy(), np.array([len(x) for x in texts.tokens])
+    predicted = (count - texts.starts)[train]
+    labels[:, 0] *= predicted.sum() / (labels[train, 0] * predicted).sum(dtype=np.float64)
+    return dataclasses.replace(
+        texts, examples=dataclasses.replace(texts.examples, labels=labels), train_rows=train
+    )
 
 
 def samples_beside(config: AttributeConfig, samples: TextSet, corpus: TextSet) -> TextSet:

@@ -68,8 +68,11 @@ def check_reward(config: AttributeConfig, trained: TrainedRewardModel, lm: Opene
         )
 
 
-def learner(settings: NadoConfig, lm: LM, samples: Samples) -> Trainer:
+def learner(settings: NadoConfig, lm: LM, samples: Samples, *, by_length: bool = True) -> Trainer:
     """What trains a NADO on samples of `lm`, alone or beside the LM, as `train nado` does.
+
+    Args:
+      by_length: as of `Trainer`; beside the LM, each pair of widths would compile.
 
     Raises:
       RewardJaxError: the oracle says the same of all of them.
@@ -84,7 +87,7 @@ def learner(settings: NadoConfig, lm: LM, samples: Samples) -> Trainer:
         samples.sampling, weighted, None,
     )  # fmt: skip
     memory.announce(run)
-    return Trainer(run)
+    return Trainer(run, by_length=by_length)
 
 
 def untrained(run: Run) -> TrainedRewardModel:

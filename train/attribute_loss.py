@@ -1,9 +1,10 @@
 """What attribute-controlled fine-tuning minimises, of a batch: the LM's loss, and the KL to q.
 
-    L_LM + λ KL      each Σ_i w_i Σ_t value_it / Σ_i w_i (number of t)        methods.md §7
+    L_LM + λ KL      each Σ_i w_i Σ_t value_it / Σ_i (number of t)        methods.md §7
 
 t runs over a text's predicted tokens: from the second on, or from the first after its prompt. A
-text has a weight for each term: 0 leaves it out of that term.
+text has a weight for each term. The number is that of all texts of the batch, whatever they weigh:
+a batch of texts that weigh little moves the LM little.
 """
 
 from __future__ import annotations
@@ -156,8 +157,7 @@ def counts(inputs: LMInputs) -> Int[Array, "B"]:
 
 
 def _mean(sums: Float[Array, "B"], weights: Float[Array, "B"], inputs: LMInputs) -> Array:
-    total = jnp.sum(weights * counts(inputs))
-    return jnp.sum(weights * sums) / jnp.where(total > 0, total, 1)
+    return jnp.sum(weights * sums) / jnp.maximum(counts(inputs).sum(), 1)
 
 
 @dataclass(frozen=True)
@@ -188,6 +188,5 @@ class AttributeLoss:
         return mean, _mean(found.kl, inputs.weights[:, 1], inputs)
 
     def sizes(self, model: Policy, inputs: LMInputs) -> Sizes:
-        first, second = inputs, inputs if inputs.samples is None else inputs.samples
-        sizes = ((part.weights[:, i] * counts(part)).sum() for i, part in ((0, first), (1, second)))
-        return tuple(sizes)  # pyright: ignore[reportReturnType]
+        second = inputs if inputs.samples is None else inputs.samples
+        return counts(inputs).sum(), counts(second).sum()

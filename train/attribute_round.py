@@ -89,8 +89,9 @@ def run_round(
         assert drawn is not None
         settings = nado_config(config, number, str(folder / "nado"), stage.lm.source)
         with phases.time("reading"):
-            learner = attribute_guide.learner(settings, stage.lm, drawn)
-        if config.scheme == "sequential":
+            alone = config.scheme == "sequential"
+            learner = attribute_guide.learner(settings, stage.lm, drawn, by_length=alone)
+        if alone:
             found = learner.train()
             phases.note("reward_model", updates=found.step, seconds=found.seconds)
             reward = newest = Reward(found.reward_model, stage.lm)

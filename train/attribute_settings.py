@@ -55,7 +55,8 @@ class AttributeObjective:
     texts: Literal["all", "accepted"] = "all"
     """accepted: over those texts alone that the oracle accepts."""
     weighting: Literal["none", "linear", "exponential"] = "none"
-    """Reward-weighted regression: a text weighs its reward r in L_LM, or exp(r / tau)."""
+    """Reward-weighted regression: a text weighs its reward r in L_LM, or exp(r / tau), over the
+    mean of the tokens that train."""
     tau: float = 0.5
     """Of exponential weights; the smaller, the more the best texts count."""
 

@@ -131,9 +131,10 @@ class AttributeTrainer(Trainer):
         sums = self._sums(run.corpus, self.eval_batches, params, guided and run.samples is None)
         values: dict[str, Any] = {}
         if sums is not None:
-            self._keep(sums)
             accepted = run.corpus.accepted
-            values |= _likelihoods(sums, None if accepted is None else accepted[run.eval_rows])
+            accepted = None if accepted is None else accepted[run.eval_rows]
+            self._keep(sums, accepted)
+            values |= _likelihoods(sums, accepted)
         if guided and run.samples is not None:
             sums = self._sums(run.samples, self.sample_eval, params, True)
         if sums is not None and guided:
@@ -151,10 +152,13 @@ class AttributeTrainer(Trainer):
         self.metrics = plain(values)
         return self.metrics
 
-    def _keep(self, sums: np.ndarray) -> None:
-        """ROUND/held_out.json: NLL and tokens of each held-out text, for paired comparisons."""
+    def _keep(self, sums: np.ndarray, accepted: np.ndarray | None) -> None:
+        """ROUND/held_out.json: NLL and tokens of each held-out text, and whether it is accepted,
+        for paired comparisons. Of the last step, whichever is exported."""
         if hosts.is_first():
             found = {"nll": sums[:, 0].tolist(), "tokens": sums[:, 3].astype(int).tolist()}
+            if accepted is not None:
+                found["accepted"] = accepted.tolist()
             write_text(self.run.directory / "held_out.json", json.dumps(found) + "\n")
 
     def _sums(

@@ -48,9 +48,12 @@ class Trainer:
     This one trains reward models. Of a run it needs what `Run` has; how a batch is stepped over and
     evaluated, and what is noted of the place where a run stands, are methods of their own, which
     other trainers replace.
+
+    Args:
+      by_length: a batch holds texts of one width (never where texts are packed).
     """
 
-    def __init__(self, run: Any) -> None:
+    def __init__(self, run: Any, *, by_length: bool = True) -> None:
         config, optim = run.config, run.config.optim
         data = (run.tokens, run.examples.labels)
         self.run = run
@@ -59,7 +62,7 @@ class Trainer:
             *data,
             batch_size=optim.batch_size,
             seed=config.seed,
-            by_length=not config.compute.packing,
+            by_length=by_length and not config.compute.packing,
             starts=run.starts,
         )
         self.eval_batches = []

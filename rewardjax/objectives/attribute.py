@@ -12,7 +12,7 @@ logits is p_θ - q_t. At θ = θ_old, and only there, its value is E_q[log R] - 
 texts, or of the LM's own samples, the sum is a heuristic.
 
 Both terms are means over tokens here: Σ_t is over the predicted tokens of a batch, divided by their
-number. A text i may weigh w_i; its tokens then count w_i times in sum and number.
+number. A text i may weigh w_i; its tokens then count w_i times in the sum, and once in the number.
 """
 
 from __future__ import annotations
@@ -103,6 +103,6 @@ def in_chunks(function: Callable[[PyTree], PyTree], arrays: PyTree, chunk: int) 
 def exponential_weights(rewards: Float[Array, "N"], tau: float) -> Float[Array, "N"]:
     """Weights exp(r / τ) of reward-weighted regression (Peters and Schaal 2007), r in [0, 1].
 
-    The loss divides by their sum, so a common factor cancels; they are given as exp((r - 1) / τ).
+    Given as exp((r - 1) / τ): a common factor cancels, since their mean is made 1 for training.
     """
     return jnp.exp((rewards - 1.0) / tau)

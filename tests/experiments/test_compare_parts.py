@@ -199,15 +199,18 @@ def test_the_table_of_fine_tuned_lms_begins_with_the_lm_before():
     assert after[-4:] == ["8", "4", "50.0", "70.0"]
     assert of_lms({"models": []}) is None
     tokens = [3, 5, 40]
-    seed["held_out"] = {"nll": [6.0, 20.0, 80.0], "tokens": tokens}
+    seed["held_out"] = {"nll": [6.0, 20.0, 80.0], "tokens": tokens, "accepted": [True, True, False]}
     seed["metrics"]["eval/detection"] = {"value": 0.7, "low": 0.6, "high": 0.8}
     seed["metrics"]["eval/detection_auc"] = 0.7
-    other = {**seed, "held_out": {"nll": [9.0, 15.0, 83.0], "tokens": tokens}}
+    other = {**seed, "held_out": seed["held_out"] | {"nll": [9.0, 15.0, 83.0]}}
     models = [tuned, {"name": "other", "program": "attribute", "seeds": [other]}]
     table = of_lms({"models": models})
     assert table is not None
     assert table.rows[1][2].value == "1.000"
-    assert table.rows[2][4].note == "0.600 to 0.800"
+    assert table.rows[2][2].value == f"{math.exp((107 - 106) / 48):.3f}"
+    assert table.rows[2][4].value == f"{math.exp((24 - 26) / 8):.3f}"  # of the two accepted
+    assert table.rows[2][5].note == "0.600 to 0.800"
+    assert "(2 of 3 accepted" in str(table.caption)
     found = perplexity_ratio(other["held_out"], seed["held_out"])
     assert found is not None
     assert found.value == pytest.approx(math.exp(107 / 48) / math.exp(106 / 48))

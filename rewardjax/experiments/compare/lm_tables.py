@@ -25,7 +25,8 @@ def of_lms(results: Results) -> Table | None:
     held_out = [before.get(f"eval/{key}") for key in HELD_OUT]
     values = [Cell(number(value, 3)) for value in held_out]
     values[2] = _detection(before, [held_out[2]])
-    rows = [(Cell("the LM before"), values[0], Cell("–"), *values[1:], *[Cell("–")] * 4)]
+    none = Cell("–")
+    rows = [(Cell("the LM before"), values[0], none, values[1], none, *values[2:], *[none] * 4)]
     plain = tuned[0]["seeds"][0].get("held_out")
     for model in tuned:
         first = model["seeds"][0]
@@ -39,6 +40,7 @@ def of_lms(results: Results) -> Table | None:
                 spread(all_texts),
                 _beside(first.get("held_out"), plain),
                 spread(accepted),
+                _beside(_accepted(first.get("held_out")), _accepted(plain)),
                 _detection(first["metrics"], auc),
                 spread(kl),
                 spread([one["updates"] for one in found], 0),
@@ -52,6 +54,7 @@ def of_lms(results: Results) -> Table | None:
         Cell("held-out perplexity", "all texts"),
         Cell(f"× {tuned[0]['name']}", "all texts"),
         Cell("held-out perplexity", "accepted texts"),
+        Cell(f"× {tuned[0]['name']}", "accepted texts"),
         Cell("AUC of detection", "by its likelihoods"),
         Cell("KL(q ‖ p)", "a token, held out"),
         Cell("updates"),
@@ -60,6 +63,9 @@ def of_lms(results: Results) -> Table | None:
         Cell("CPU seconds"),
     ]
     texts = f" ({len(plain['nll'])} of them)" if plain else ""
+    clean = _accepted(plain)
+    if clean:
+        texts = f" ({len(clean['nll'])} of {len(plain['nll'])} accepted by the training oracle)"
     caption = (
         f"Held-out texts{texts} are the same for all. Means of the seeds, their ranges below;"
         " intervals: 95% bootstrap over texts, first seed, those of × over pairs of the same text."
@@ -78,6 +84,17 @@ def _detection(metrics: dict[str, Any], values: list[Any]) -> Cell:
     return interval(found["value"], found["low"], found["high"])
 
 
+def _accepted(held_out: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Of the held-out texts those that the oracle accepts; None where it is not known."""
+    if not held_out or "accepted" not in held_out:
+        return None
+    kept = held_out["accepted"]
+    return {
+        name: [x for x, good in zip(held_out[name], kept, strict=True) if good]
+        for name in ("nll", "tokens")
+    }
+
+
 def _beside(held_out: dict[str, Any] | None, plain: dict[str, Any] | None) -> Cell:
     found = perplexity_ratio(held_out, plain) if held_out and plain else None
     return Cell("–") if found is None else interval(found.value, found.low, found.high)
@@ -93,7 +110,7 @@ def perplexity_ratio(ours: dict[str, Any], theirs: dict[str, Any]) -> Interval |
       The ratio with its bootstrap interval over texts; None where the texts are others.
     """
     tokens = np.array(ours["tokens"], np.float64)
-    if ours["tokens"] != theirs["tokens"]:
+    if ours["tokens"] != theirs["tokens"] or not len(tokens):
         return None
     difference = (np.array(ours["nll"]) - np.array(theirs["nll"])) / tokens
     found = bootstrap_mean(difference, tokens)

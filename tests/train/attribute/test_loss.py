@@ -88,14 +88,14 @@ def test_sums_of_rows_are_the_formula(lm, name, monkeypatch):
     assert expected[:3, 1:].min() > 0.01
 
 
-def test_terms_are_weighted_means_over_tokens(lm):
+def test_terms_are_weighted_sums_over_the_number_of_tokens(lm):
     """And parts of a batch add up to it, also where the KL is over other texts."""
     policy, params, inputs = steered(lm)
     sums = np.stack(ROW_SUMS(policy, params, inputs, True), axis=1)
     counts = jnp.maximum(LENGTHS - STARTS, 0)
     keys = jax.random.split(jax.random.key(0), 4)
     objective = AttributeLoss(0.7)
-    wanted = [(WEIGHTS[:, i] @ sums[:, i]) / (WEIGHTS[:, i] @ counts) for i in (0, 1)]
+    wanted = [(WEIGHTS[:, i] @ sums[:, i]) / counts.sum() for i in (0, 1)]
     total, terms = LOSS(policy, objective, params, inputs, keys)
     np.testing.assert_allclose(terms, wanted, rtol=1e-5)
     np.testing.assert_allclose(total, 0.75 * (wanted[0] + 0.7 * wanted[1]), rtol=1e-5)
@@ -105,6 +105,10 @@ def test_terms_are_weighted_means_over_tokens(lm):
     halves = [jax.tree.map(lambda x, i=i: x[i::2], (both, keys)) for i in (0, 1)]
     parts = [LOSS(policy, objective, params, x, k, both)[0] for x, k in halves]
     np.testing.assert_allclose(sum(parts), total, rtol=1e-5)
+    light = inputs._replace(weights=0.5 * WEIGHTS)
+    np.testing.assert_allclose(
+        LOSS(policy, objective, params, light, keys)[0], total / 2, rtol=1e-5
+    )
 
 
 def kl_sum(trainable, policy, frozen, inputs):

@@ -182,7 +182,8 @@ def test_parallel_rounds_resume_bit_for_bit(job, monkeypatch):
     sampling = resolved(SAMPLING, V)
     prompts = samples_of.encode_prompts(opened, prompts, sampling, 64)
     settings = nado_config(config, 1, str(folder / "alone"), config.lm)
-    alone = learner(settings, opened.load(), Samples(rows, values, prompts, sampling)).train()
+    drawn = Samples(rows, values, prompts, sampling)
+    alone = learner(settings, opened.load(), drawn, by_length=False).train()
     same_leaves(
         alone.reward_model.trainable,
         load_reward_model(folder / "round-1" / "nado" / "reward_model").trainable,

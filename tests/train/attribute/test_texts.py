@@ -103,7 +103,8 @@ def corpus_of(config):
     """The texts D of a run, judged."""
     Path(config.run_dir).mkdir(exist_ok=True)
     oracle = open_oracle(config.oracle) if config.judged else None
-    return judge_texts(config, read_texts(config, open_lm(config.lm)), oracle)
+    lm = open_lm(config.lm)
+    return judge_texts(config, lm, read_texts(config, lm), oracle)
 
 
 def test_arms_differ_by_their_texts_and_weights(job, monkeypatch):
@@ -125,18 +126,27 @@ def test_arms_differ_by_their_texts_and_weights(job, monkeypatch):
     np.testing.assert_array_equal(kept.train_rows, [i for i in every.train_rows if not bad[i]])
     np.testing.assert_array_equal(kept.eval_rows, every.eval_rows)
     scored = corpus(objective={"texts": "accepted"}, oracle=ORACLE)
-    shares = np.array(badness(every.examples.texts))
+    cut = [open_lm(job().lm).tokenizer.decode(ids.tolist()) for ids in every.tokens]
+    assert all(map(str.startswith, every.examples.texts, cut))
+    assert set(cut) - set(every.examples.texts)  # the oracle reads what the LM does
+    shares = np.array(badness(cut))
+
+    def unit(weights):
+        """Mean 1 over the predicted tokens of the texts that train."""
+        predicted = np.array([len(every.tokens[i]) - 1 for i in every.train_rows])
+        return weights / np.average(weights[every.train_rows], weights=predicted)
+
     assert 0 < len(scored.train_rows) < len(every.train_rows)
     assert set(scored.train_rows) == {i for i in every.train_rows if shares[i] < 0.2}
     (Path(job().run_dir) / "texts.jsonl").unlink()  # values of another oracle
     linear = corpus(objective={"weighting": "linear"}, oracle=SOFT)
     np.testing.assert_array_equal(linear.accepted, shares <= 0.5)
     monkeypatch.setattr(TextReward, "__call__", lambda *_: pytest.fail("scored again"))
-    np.testing.assert_allclose(linear.examples.labels[:, 0], 1 - shares, rtol=1e-6)
+    np.testing.assert_allclose(linear.examples.labels[:, 0], unit(1 - shares), rtol=1e-5)
     weighted = corpus(
         objective={"weighting": "exponential", "tau": 0.3, "kl_label": "relevant"}, oracle=SOFT
     ).examples.labels
-    np.testing.assert_allclose(weighted[:, 0], np.exp(-shares / 0.3), rtol=1e-5)
+    np.testing.assert_allclose(weighted[:, 0], unit(np.exp(-shares / 0.3)), rtol=1e-5)
     np.testing.assert_array_equal(weighted[:, 1], np.arange(len(shares)) % 3 == 0)
     soft = np.array([0, 0.4999, 0.5, 1], np.float32)
     np.testing.assert_array_equal(accepted(soft), [False, False, True, True])
