@@ -27,11 +27,12 @@ def slow_terms(r, batch, prefixes, table):
     """Both terms of every text by the formulas, in float64."""
     found = np.zeros((2, N))
     for i, text in enumerate(tab.TEXTS):
+        first = int(batch.prompt_lengths[i]) - 1  # of the tokens behind the prompt
         own = [r[tab.number(text[:t]), token] for t, token in enumerate(text)]
         c = float(batch.labels[i, 0])
         each = [-(c * np.log(x) + (1 - c) * np.log(1 - x)) for x in own]
-        found[0, i] = each[-1] if prefixes == "last" else sum(each)
-        for t in range(1, len(text)):
+        found[0, i] = each[-1] if prefixes == "last" else sum(each[first:])
+        for t in range(first + 1, len(text)):
             at = tab.number(text[:t])
             a, b = (table[at] * r[at]).sum(), own[t - 1]
             found[1, i] += a * np.log(a / b) + (1 - a) * np.log((1 - a) / (1 - b))
@@ -42,12 +43,14 @@ def slow_terms(r, batch, prefixes, table):
     ("kind", "prefixes", "k"), [("nado", "all", 2), ("nado", "last", 4), ("nado_norm", "all", 4)]
 )
 def test_the_loss_is_its_formula(kind, prefixes, k):
-    """Its value and its gradient, with an expectation over k candidates."""
+    """Its value and its gradient, with an expectation over k candidates; prompts of any length."""
     model, table = tab.model(kind), among(k)[0].astype(np.float64)
     head = model.init_head(jax.random.key(0), tab.STATES)
     keys = iter(jax.random.split(jax.random.key(1), 9))
     head = jax.tree.map(lambda x: jax.random.normal(next(keys), x.shape), head)
     params, batch = RewardParams({"head": head}, ()), inputs(RNG.uniform(0, 2, N), RNG.random(N), k)
+    starts = [len(text) if i % 3 == 0 else 1 for i, text in enumerate(tab.TEXTS)]
+    batch = batch._replace(prompt_lengths=jnp.array(starts))
     slow = slow_terms(r_of(model, params).astype(np.float64), batch, prefixes, table)
     loss = loss_of(model, prefixes=prefixes, candidates=k)
     got = loss.of_texts(loss.beliefs(model, params, batch), batch)

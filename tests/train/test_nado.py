@@ -14,7 +14,6 @@ from rewardjax.data.generations import read_rows
 from rewardjax.errors import RewardJaxError
 from rewardjax.export import load_reward_model
 from rewardjax.train import nado, nado_settings, trainer
-from rewardjax.train.nado_evaluation import calibration_error
 from rewardjax.train.nado_settings import NadoConfig
 from rewardjax.train.runs import read
 from rewardjax.train.sampled import warn_of_few
@@ -241,15 +240,6 @@ def test_few_effective_samples_are_said(capsys):
     assert capsys.readouterr().out == ""
     warn_of_few(9.0, 100)
     assert "100 weighted samples are worth 9" in capsys.readouterr().out
-
-
-def test_calibration():
-    p, y = np.repeat([0.25, 0.75], 40), np.zeros(80)
-    y[:10], y[40:70] = 1, 1  # a quarter and three quarters come out
-    assert calibration_error(p, y) == pytest.approx(0)
-    y[10:20] = 1
-    assert calibration_error(p, y) == pytest.approx(0.125)  # a quarter off in one of two bins
-    assert calibration_error(np.array([1.0, 0.0]), np.array([0.5, 0.5])) == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("nado_*.yaml")), ids=lambda path: path.name)
