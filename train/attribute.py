@@ -16,6 +16,7 @@ from rewardjax import config as settings_file
 from rewardjax.data.prompts import PromptRow
 from rewardjax.export import load_reward_model
 from rewardjax.lm import OpenedLM, open_lm
+from rewardjax.lm.hf_config import config_to_hf
 from rewardjax.lock import hold
 from rewardjax.oracle import open_oracle
 from rewardjax.report.write import write_text
@@ -62,6 +63,7 @@ def attribute(config: AttributeConfig) -> AttributeResult:
     folder = Path(config.run_dir)
     with use_mesh(config.mesh):
         opened = open_lm(config.lm)
+        config_to_hf(opened.config)  # refuses an LM that could not be saved at the end
         if given is not None:
             check_reward(config, given, opened)
         rows, prompts = _look(config, opened)

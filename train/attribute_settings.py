@@ -194,6 +194,12 @@ def check(config: AttributeConfig) -> None:
             "reward_model has no meaning where refit trains one before each fine-tuning; leave one"
             " of them out, or set scheme to parallel"
         )
+    if config.reward_model is None and (config.output or config.invert):
+        name = "output" if config.output else "invert"
+        raise RewardJaxError(
+            f"{name} says how to read reward_model, and there is none; leave it out (a NADO that"
+            " refit trains has one output, the attribute itself)"
+        )
     if config.scheme == "parallel" and not config.refit:
         raise RewardJaxError("scheme parallel trains a reward model beside the LM; set refit")
     if prompts.task is not None:

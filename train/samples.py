@@ -4,6 +4,7 @@ same, with another head or seed, copy it.
 
 prompts.jsonl        what is completed, each with the index that seeds its samples
 completions.jsonl    rows of `rewardjax decode guided`
+completions.lm       the fingerprint of the LM that wrote them
 scored.jsonl         the same completions with their rewards: `data.path` of other runs
 """
 
@@ -147,14 +148,19 @@ def sample(
     Args:
       out: the rows' file.
       sampling: `resolved`.
-      fingerprint: of the LM's weights; asked for where something is to be sampled.
+      fingerprint: of the LM's weights.
       guide: the folder of a reward model that steers, with β = 1.
 
     Raises:
-      RewardJaxError: as `rewardjax decode guided`.
+      RewardJaxError: as `rewardjax decode guided`; another LM sampled what is there.
     """
     done = out.exists() and not out.with_name(out.name + ".partial.json").exists()
-    kept = None
+    author, kept = out.with_suffix(".lm"), None
+    if done and author.is_file() and author.read_text("utf-8").strip() != fingerprint():
+        raise RewardJaxError(
+            f"{str(out)!r} was sampled by another LM than {lm!r}; name that LM, or choose"
+            " another --run-dir"
+        )
     if not done and guide is None:
         asked = dataclasses.asdict(sampling) | {"batch_size": None}  # decides no text
         kept = _kept([fingerprint(), dtype, prompts.read_text("utf-8"), asked, chat])
@@ -182,6 +188,8 @@ def sample(
         if kept is not None:
             kept.parent.mkdir(parents=True, exist_ok=True)
             write_text(kept, out.read_text("utf-8"))
+    if not author.is_file():
+        write_text(author, fingerprint() + "\n")
     return read_rows(out)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from rewardjax.errors import RewardJaxError
 from rewardjax.train import samples
 from rewardjax.train.sample_settings import SampleConfig
 
@@ -95,3 +96,11 @@ def test_what_a_kill_left_is_gone_on_with(draw, tmp_path):
         (folder / name).write_text("")
     draw("killed")
     assert len(decoded) == 2
+
+
+def test_samples_of_another_lm_are_not_gone_on_with(draw):
+    draw, decoded = draw
+    draw("one")
+    with pytest.raises(RewardJaxError, match=r"completions.jsonl' was sampled by another LM than"):
+        draw("one", fingerprint="b")
+    assert len(decoded) == 1

@@ -29,6 +29,7 @@ LEARNS = {"refit": True, "oracle": ORACLE, **NO_REWARD}
 BAD = {
     "no reward model": (NO_REWARD, "objective.kl_weight is 1 and there is no reward model"),
     "two": ({"refit": True, "oracle": ORACLE}, "reward_model has no meaning where refit"),
+    "invert": ({**LEARNS, "invert": True}, "invert says how to read reward_model, and there is"),
     "parallel": ({"scheme": "parallel"}, "scheme parallel trains a reward model beside"),
     "oracle": ({"refit": True, **NO_REWARD}, "oracle: expected exactly one of scorer, words"),
     "prompts": (
