@@ -55,6 +55,11 @@ def of_models(results: Results) -> Table:
         "CPU seconds and rank: first seed. Calls: rows the reward model's own transformer reads."
         " Below a mean: the seeds' range."
     )
+    if any(model["program"] == "nado" for model in results["models"]):
+        caption += (
+            " What a NADO holds out are samples of its last round, as they were drawn: its errors"
+            " compare with those of the same samples alone."
+        )
     if results["settings"]["training"].get("data", {}).get("split_seed") is not None:
         caption += " All seeds and students hold out the same texts."
     elif any(model["teacher"] for model in results["models"]):
