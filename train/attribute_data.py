@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -56,13 +57,20 @@ class TextSet:
         found.update(self.examples.labels.tobytes() + self.starts.tobytes())
         return found.hexdigest()[:32]
 
+    @functools.cached_property
+    def most(self) -> int:
+        """Predicted tokens of the text that has most: one shape for all batches of samples."""
+        return max(len(x) - int(start) for x, start in zip(self.tokens, self.starts, strict=True))
+
     def inputs(self, batch: Batch, *, with_kl: bool) -> LMInputs:
         """Arrays of a batch of these texts; states only where the KL is computed."""
-        found = LMInputs(batch.tokens, batch.lengths, batch.prompt_lengths, batch.labels)
+        width = batch.tokens.shape[1]
+        t = batch.prompt_lengths[:, None] + np.arange(min(width - 1, self.most), dtype=np.int32)
+        positions = np.where(t < batch.lengths[:, None], t, 0)
+        found = LMInputs(batch.tokens, batch.lengths, positions, batch.labels)
         if not with_kl:
             return found
         assert self.old is not None
-        width = batch.tokens.shape[1]
         old = self.old.batch(batch.ids, width)
         hidden = {}
         if self.hidden is self.old:

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key
 
 from rewardjax.decoding.guidance import log_probabilities
 from rewardjax.lm import LMConfig, lora, read, unembed
@@ -90,8 +90,8 @@ class LMInputs(NamedTuple):
     """int32[B, T], right-padded"""
     lengths: Any
     """int32[B]; 0 for a row that is only padding"""
-    starts: Any
-    """int32[B]: the first position that is predicted"""
+    positions: Any
+    """int32[B, P]: of the tokens that are predicted, then 0: logits exist for no others"""
     weights: Any
     """float32[B, 2]: of the text in L_LM, and in the KL term"""
     old: Any = None
@@ -117,14 +117,18 @@ def row_sums(policy: Policy, params: RewardParams, inputs: LMInputs, with_kl: bo
     weights, config = policy.weights(params), policy.lm
     lengths = jnp.maximum(inputs.lengths, 1)
     hidden = read(config, weights, inputs.tokens, lengths)[config.num_hidden_layers]
-    # The state at t - 1 predicts token t.
-    rows = {"hidden": hidden[:, :-1].astype(jnp.float32), "tokens": inputs.tokens[:, 1:]}
+    at = inputs.positions
+    before = jnp.maximum(at - 1, 0)  # the state at t - 1 predicts token t
+    rows = {
+        "hidden": _take(hidden, before).astype(jnp.float32),
+        "tokens": jnp.take_along_axis(inputs.tokens, at, axis=1),
+    }
     guide = policy.guide
     if with_kl:
         assert guide is not None
         reward = params.frozen["reward"]
         states = guide.model.prefix_states(reward, inputs.tokens, lengths, inputs.hidden)
-        rows |= {"old": inputs.old[:, :-1], "states": states[:, 1:]}
+        rows |= {"old": _take(inputs.old, before), "states": _take(states, at)}
 
     def of(part: PyTree) -> tuple[Array, ...]:
         logits = unembed(config, weights, part["hidden"])
@@ -138,22 +142,18 @@ def row_sums(policy: Policy, params: RewardParams, inputs: LMInputs, with_kl: bo
         found = target(old, log_r[:, : config.vocab_size])
         return nll, kl(found.logits, logits), found.closed_form
 
-    batch, width = rows["tokens"].shape
-    flat = jax.tree.map(lambda x: x.reshape(batch * width, *x.shape[2:]), rows)
+    flat = jax.tree.map(lambda x: x.reshape(at.size, *x.shape[2:]), rows)
     found = in_chunks(of, flat, max(1, CHUNK_LOGITS // config.vocab_size))
-    predicted = _predicted(inputs)
-    return RowSums(*(jnp.where(predicted, x.reshape(batch, width), 0).sum(1) for x in found))
+    return RowSums(*(jnp.where(at > 0, x.reshape(at.shape), 0).sum(1) for x in found))
 
 
-def _predicted(inputs: LMInputs) -> Bool[Array, "B T1"]:
-    """Column t - 1 is True where token t is predicted."""
-    t = jnp.arange(1, inputs.tokens.shape[1])
-    return (t >= inputs.starts[:, None]) & (t < inputs.lengths[:, None])
+def _take(values: Float[Array, "B T D"], at: Int[Array, "B P"]) -> Float[Array, "B P D"]:
+    return jnp.take_along_axis(values, at[..., None], axis=1)
 
 
 def counts(inputs: LMInputs) -> Int[Array, "B"]:
     """Number of predicted tokens of each row."""
-    return _predicted(inputs).sum(axis=1)
+    return (inputs.positions > 0).sum(axis=1)
 
 
 def _mean(sums: Float[Array, "B"], weights: Float[Array, "B"], inputs: LMInputs) -> Array:

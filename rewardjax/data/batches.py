@@ -121,7 +121,7 @@ def by_width(
     lengths = [len(tokens[row]) for row in rows]
     widths = widths_for(lengths, batch_size)
     if not by_length:
-        widths = widths[-1:]
+        widths = [min(widths[-1], -(-max(lengths) // 8) * 8)]
     places = np.searchsorted(widths, lengths)
     groups = {width: np.asarray(rows)[places == i] for i, width in enumerate(widths)}
     return {width: group for width, group in groups.items() if len(group)}

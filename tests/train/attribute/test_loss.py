@@ -23,6 +23,13 @@ from tests.trained import random_params
 
 LENGTHS = jnp.array([8, 5, 2, 0])
 STARTS = jnp.array([1, 3, 1, 1])
+COUNTS = np.maximum(LENGTHS - STARTS, 0)
+POSITIONS = jnp.array(
+    [
+        [*range(s, n), *[0] * (7 - max(n - s, 0))]
+        for s, n in zip(STARTS.tolist(), LENGTHS.tolist(), strict=True)
+    ]
+)
 WEIGHTS = jnp.array([[1.0, 0.5], [0.25, 2.0], [1.0, 0.0], [0.0, 0.0]])
 GUIDES = {
     "states": (RewardModelConfig(), "log_sigmoid", False),
@@ -50,7 +57,7 @@ def steered(lm, name="states", scale=0.2, adapted=0.3):
     top = lm.config.num_hidden_layers
     states = read(lm.config, lm.params, TOKENS, jnp.maximum(LENGTHS, 1), {top, *model.layers})
     hidden = {layer: states[layer] for layer in model.layers}
-    inputs = LMInputs(TOKENS, LENGTHS, STARTS, WEIGHTS, states[top], hidden)
+    inputs = LMInputs(TOKENS, LENGTHS, POSITIONS, WEIGHTS, states[top], hidden)
     policy = Policy(lm.config, how, Guide(model, link, 0, invert))
     return policy, RewardParams({"lora": adapters}, frozen), inputs
 
@@ -92,10 +99,9 @@ def test_terms_are_weighted_sums_over_the_number_of_tokens(lm):
     """And parts of a batch add up to it, also where the KL is over other texts."""
     policy, params, inputs = steered(lm)
     sums = np.stack(ROW_SUMS(policy, params, inputs, True), axis=1)
-    counts = jnp.maximum(LENGTHS - STARTS, 0)
     keys = jax.random.split(jax.random.key(0), 4)
     objective = AttributeLoss(0.7)
-    wanted = [(WEIGHTS[:, i] @ sums[:, i]) / counts.sum() for i in (0, 1)]
+    wanted = [(WEIGHTS[:, i] @ sums[:, i]) / COUNTS.sum() for i in (0, 1)]
     total, terms = LOSS(policy, objective, params, inputs, keys)
     np.testing.assert_allclose(terms, wanted, rtol=1e-5)
     np.testing.assert_allclose(total, 0.75 * (wanted[0] + 0.7 * wanted[1]), rtol=1e-5)

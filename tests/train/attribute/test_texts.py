@@ -62,7 +62,11 @@ def test_the_lms_own_samples_as_texts(job, tmp_path):
         starts=both.starts,
     )
     found = both.inputs(batch, with_kl=False)
-    np.testing.assert_array_equal(found.starts, [*both.starts[both.train_rows[:2]], 0])
+    for row, at in zip(both.train_rows[:2], found.positions, strict=False):
+        wanted = list(range(both.starts[row], len(both.tokens[row])))
+        assert at.tolist() == wanted + [0] * (len(at) - len(wanted))
+    assert not found.positions[2].any()
+    assert found.positions.shape[1] <= 7
 
 
 def kept_prompts(samples):
