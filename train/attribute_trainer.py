@@ -74,7 +74,7 @@ class AttributeTrainer(Trainer):
                     by_length=False,  # else each pair of widths compiles
                     **shape,
                 )  # fmt: skip
-            held = run.samples.eval_rows
+            held = run.samples.eval_rows[: len(run.eval_rows)]  # as many samples as texts
             if len(held):
                 self.sample_eval = ordered_batches(held, *data, **shape)
         self._theirs: deque[tuple[StepMetrics, Batch]] = deque()
@@ -164,7 +164,7 @@ class AttributeTrainer(Trainer):
     def _sums(
         self, texts: TextSet, batches: Sequence[Batch], params: RewardParams, with_kl: bool
     ) -> np.ndarray | None:
-        """[texts held out, 4]: NLL, KL, closed form, number of tokens; by the texts' order."""
+        """[texts of the batches, 4]: NLL, KL, closed form, tokens; in the texts' order."""
         rows: dict[int, list[float]] = {}
         for batch in batches:
             inputs = self._inputs(texts, batch, with_kl=with_kl)
@@ -174,7 +174,8 @@ class AttributeTrainer(Trainer):
                 if i >= 0:
                     count = int(batch.lengths[b] - batch.prompt_lengths[b])
                     rows[i] = [*(float(x[b]) for x in values), float(count)]
-        return np.array([rows[i] for i in texts.eval_rows], np.float64) if rows else None
+        found = [rows[i] for i in texts.eval_rows if i in rows]
+        return np.array(found, np.float64) if found else None
 
     def _log(
         self, step: int, metrics: StepMetrics, batch: Batch, log: MetricsLog, advance: Any
