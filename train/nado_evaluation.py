@@ -55,7 +55,8 @@ def judge_beliefs(
     """
     predictions: Predictions = []
     names = ("objective", "texts", "tokens", "followed", "bce", "consistency", "last_bce")
-    totals, weighted = dict.fromkeys(names, 0.0), []
+    totals: dict[str, float] = dict.fromkeys(names, 0.0)
+    weighted = []
     for batch in batches:
         inputs = inputs_of(batch)
         read = _read(params, inputs, loss=loss, model=model)
