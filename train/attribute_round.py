@@ -129,7 +129,7 @@ def _sample(
         path,
         sampling,
         lm=lm.source,
-        fingerprint=lambda: lm.fingerprint,
+        fingerprint=lm.fingerprint,
         dtype="float32",
         chat=False,
     )

@@ -87,7 +87,7 @@ def _round(
         path,
         sampling,
         lm=config.lm,
-        fingerprint=lambda: lm.load().fingerprint,
+        fingerprint=lm.load().fingerprint,
         dtype=config.dtype,
         chat=config.chat,
         guide=guide,

@@ -133,7 +133,7 @@ def _sample(config: ProbeTrainConfig, lm: OpenedLM) -> tuple[Completions, Encode
         samples.keep_prompts(folder, prompts),
         resolved(config.sampling, lm.config.vocab_size),
         lm=config.lm,
-        fingerprint=lambda: lm.load().fingerprint,
+        fingerprint=lm.load().fingerprint,
         dtype=config.dtype,
         chat=config.chat,
     )

@@ -138,7 +138,7 @@ def sample(
     sampling: SampleConfig,
     *,
     lm: str,
-    fingerprint: Callable[[], str],
+    fingerprint: str,
     dtype: str,
     chat: bool,
     guide: Path | None = None,
@@ -156,14 +156,14 @@ def sample(
     """
     done = out.exists() and not out.with_name(out.name + ".partial.json").exists()
     author, kept = out.with_suffix(".lm"), None
-    if done and author.is_file() and author.read_text("utf-8").strip() != fingerprint():
+    if done and author.is_file() and author.read_text("utf-8").strip() != fingerprint:
         raise RewardJaxError(
             f"{str(out)!r} was sampled by another LM than {lm!r}; name that LM, or choose"
             " another --run-dir"
         )
     if not done and guide is None:
         asked = dataclasses.asdict(sampling) | {"batch_size": None}  # decides no text
-        kept = _kept([fingerprint(), dtype, prompts.read_text("utf-8"), asked, chat])
+        kept = _kept([fingerprint, dtype, prompts.read_text("utf-8"), asked, chat])
     if kept is not None and kept.is_file() and not out.exists():
         note(f"{out.name}: sampled before by the same LM and settings, copied from {kept}")
         write_text(out, kept.read_text("utf-8"))
@@ -188,8 +188,8 @@ def sample(
         if kept is not None:
             kept.parent.mkdir(parents=True, exist_ok=True)
             write_text(kept, out.read_text("utf-8"))
-    if not author.is_file():
-        write_text(author, fingerprint() + "\n")
+    if not done:
+        write_text(author, fingerprint + "\n")
     return read_rows(out)
 
 

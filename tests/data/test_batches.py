@@ -78,6 +78,8 @@ def test_widths_need_a_full_batch():
     assert batches.widths_for(lengths, 8) == [8, 48]
     assert batches.widths_for([5], 8) == [8]
     assert batches.widths_for([9000, 3], 1) == [8, 9000]
+    texts = [np.zeros(n, np.int32) for n in (67, 3)]  # of one width: no more than the widest asks
+    assert list(batches.by_width(np.arange(2), texts, 1, by_length=False)) == [72]
 
 
 def test_ordered_batches_hold_each_row_once():

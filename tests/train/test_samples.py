@@ -44,7 +44,7 @@ def draw(tmp_path, monkeypatch):
             folder / "completions.jsonl",
             folder / "prompts.jsonl",
             sampling,
-            fingerprint=lambda: fingerprint,
+            fingerprint=fingerprint,
             **settings,
         )
         return rows[0].text

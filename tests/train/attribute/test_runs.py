@@ -59,6 +59,11 @@ def test_no_weight_is_plain_fine_tuning_bit_for_bit(job):
     assert (run.state, run.metric) == ("finished", OBJECTIVE_METRIC)
     assert run.parametrization == "the LM itself"
     assert run.best == pytest.approx(plain.metrics[OBJECTIVE_METRIC])
+    kept = json.loads((plain.lm.parent / "held_out.json").read_text())
+    good, tokens = np.array(kept["accepted"]), np.array(kept["tokens"])
+    assert 0 < good.sum() < len(good)
+    nll = np.array(kept["nll"])[good].sum() / tokens[good].sum()
+    assert nll == pytest.approx(plain.metrics["eval/nll_accepted"])
     first = log(plain)[0]
     assert first["eval/nll"] > plain.metrics["eval/nll"]  # it learns
     assert 0 <= first["eval/detection"]["low"] <= first["eval/detection_auc"] <= 1
