@@ -104,3 +104,13 @@ def test_samples_of_another_lm_are_not_gone_on_with(draw):
     with pytest.raises(RewardJaxError, match=r"completions.jsonl' was sampled by another LM than"):
         draw("one", fingerprint="b")
     assert len(decoded) == 1
+
+
+def test_samples_that_name_no_lm_are_nobodys(draw, tmp_path):
+    draw, decoded = draw
+    draw("one")
+    author = tmp_path / "one" / "completions.lm"
+    author.unlink()
+    assert draw("one", fingerprint="b") == "1"
+    assert len(decoded) == 1
+    assert not author.exists()

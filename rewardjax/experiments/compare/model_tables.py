@@ -58,8 +58,8 @@ def of_models(results: Results) -> Table:
     if any(model["program"] == "nado" for model in results["models"]):
         caption += (
             " What a NADO holds out are samples of its last round, as they were drawn: its errors"
-            " compare with those of the same samples alone. Samples and states that several NADOs"
-            " share count in the training of the one that made them."
+            " compare with those of the same samples alone. NADOs of the same samples share them"
+            " and their states, made once: their training times do not compare."
         )
     if results["settings"]["training"].get("data", {}).get("split_seed") is not None:
         caption += " All seeds and students hold out the same texts."
